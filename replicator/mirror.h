@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// A mirror directory: `tree/`, plain files anyone can read, and `.somfs-mirror/` with state, catalog, staging and journal.
+//
+// How an epoch lands (invariants 1 and 7):
+//   receive   new and rewritten objects are born under stage/, with their data; in-place changes, names and attributes go to journal/EPOCH
+//   prepare   stage and journal are synced
+//   commit    one SQLite transaction puts the catalog (name → object, object → our inode) and `committed = EPOCH` in place, durably.
+//             Now the epoch is held: the acknowledgement may go out
+//   apply     the journal is played onto tree/: every step acts only where a name still holds the object it expects, so it can be
+//             repeated from the start at any time. Then sync, `applied = EPOCH`, and the journal goes
+//   open      not committed: stage and journal are forgotten (stage kept for a resume). Committed and not applied: apply again
+// After a crash at any system call, the mirror once opened is the old epoch or the new one.
+// One Mirror object per directory at a time, enforced by a lock (Exit::locked). Not thread-safe but for the parts said.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/fd.h"
+#include "common/result.h"
+#include "common/uuid.h"
+#include "replicator/group.h"
+#include "replicator/wire.h"
+
+namespace somfs::replicator {
+
+struct StagedRow {
+  ObjectId object;
+  std::uint64_t size = 0;
+  Time mtime, ctime;
+  std::string hash;     // SHA-256 of what is staged, computed when asked
+};
+
+class Mirror {
+ public:
+  enum class Mode { create, existing };   // create: make the directory and its state when there is none
+  // Refuses: a file instead of a directory, state it cannot make sense of (nothing is touched then), another process's lock.
+  static Result<std::unique_ptr<Mirror>> open(const std::string& directory, Mode mode);
+  ~Mirror();
+
+  Welcome welcome() const;
+  std::uint64_t committed_epoch() const;
+  std::uint64_t applied_epoch() const;
+
+  // A volume's first contact binds the mirror to it; another volume: Exit::not_allowed. A source whose generation is neither
+  // the one that wrote last nor descends from it: Exit::person (split).
+  Status greet(const Hello& hello);
+
+  Status begin(const Begin& begin);
+  Status receive(std::string_view records);            // a batch of group records
+  Result<Committed> commit();                          // durable when it returns; applied too (unless held)
+  void abort() noexcept;
+
+  Result<std::vector<ListRow>> list(const ObjectId& dir);
+  // Calls `piece` with parts of the librsync signature of the object's content.
+  Status signature(const ObjectId& object, const std::function<Status(std::string_view)>& piece);
+  Result<std::vector<StagedRow>> staged();
+  // Walks tree/ as it is, reading everything: depth first, names in byte order, a directory before its entries.
+  Status inspect(const std::function<Status(InspectRow)>& row);
+
+  // An epoch held by the brake: accepted (applied) or rejected (forgotten; the next migration compares with the catalog).
+  Status decide_held(bool accept);
+
+ private:
+  struct Impl;
+  explicit Mirror(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// The mirror's side of a conversation, until bye or a broken link. What the peer sends is checked before it is believed.
+// `open` is called after a well-formed hello.
+Status serve(Transport& transport, const std::function<Result<std::unique_ptr<Mirror>>()>& open);
+
+}  // namespace somfs::replicator

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// The source's side of a migration: plan against the mirror, read from the snapshot alone, send one group, have it committed.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/result.h"
+#include "common/uuid.h"
+#include "replicator/wire.h"
+#include "snapshot/dirty_set.h"
+#include "snapshot/view.h"
+
+namespace somfs::replicator {
+
+// The source as the migrator sees it: a snapshot, what changed since the target's last epoch, and who the volume is.
+struct Source {
+  snapshot::View* view = nullptr;
+  Uuid volume, generation;
+  std::vector<Uuid> ancestors;
+  std::uint64_t base_epoch = 0;                       // what the target had acknowledged; 0: nothing
+  std::uint64_t epoch = 0;                            // the snapshot's
+  std::optional<snapshot::DirtySet> dirty;            // nullopt: incomplete, compare with the catalog (gap scan)
+  bool compare_content = false;                       // the gap is of the kind where sizes and times prove nothing
+  std::vector<std::string> excludes;                  // paths relative to the volume's root: that file or subtree
+};
+
+struct MigrateOptions {
+  enum class Want { automatic, full, differential } want = Want::automatic;
+  bool dry_run = false;
+  bool confirmed = false;                             // the brake was released by a person
+  double brake_share = 0.5;
+  std::string host;
+};
+
+struct MigrateReport {
+  std::string strategy;                               // "full", "differential", "gap-scan"
+  Uuid mirror;
+  std::uint64_t epoch = 0;
+  std::uint64_t files = 0;                            // objects sent or changed, names changed counted apart
+  std::uint64_t names = 0, removed = 0;
+  std::uint64_t bytes_source = 0;                     // read from the snapshot
+  std::uint64_t bytes_wire = 0;
+  bool held = false;
+  std::string held_reason;
+  std::vector<std::string> unreadable;                // printable paths with reasons: Exit::partial
+};
+
+struct Progress {
+  std::atomic<std::uint64_t> files{0}, bytes{0};      // done
+  std::atomic<std::uint64_t> files_total{0}, bytes_total{0};  // as far as known; 0: unknown
+  std::atomic<const char*> phase{""};
+  std::atomic<bool> cancelled{false};                 // set by the caller: the run stops with Exit::interrupted
+};
+
+Result<MigrateReport> migrate(const Source& source, Transport& mirror, const MigrateOptions& options, Progress& progress);
+
+struct Difference {
+  std::string path;                                   // printable
+  std::string what;                                   // "content", "mode", "owner", "mtime", "xattrs", "only in source", "only in mirror", "kind", "links", "unreadable"
+};
+struct VerifyReport {
+  bool equal = false;                                 // true only when every object of both sides was read and found the same
+  std::uint64_t files = 0, bytes = 0;
+  std::vector<Difference> differences;                // at most 10 000 are kept; `truncated` says there are more
+  bool truncated = false;
+  std::vector<ObjectId> damaged;                      // objects that a repair has to send whole again
+};
+Result<VerifyReport> verify(const Source& source, Transport& mirror, Progress& progress);
+
+}  // namespace somfs::replicator

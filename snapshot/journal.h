@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// The change journal of one volume (invariant 2). An append-only log in preallocated, memory-mapped segments: an append is a copy
+// into a mapped page, so it survives kill -9 without a system call; a flusher makes it durable within a second, fsync at once.
+//
+//   marks    activity log: the first touch of an object in an epoch. Durable before fsync returns, and before an O_SYNC or
+//            O_DIRECT write is issued; else within a second. Kept across epochs until the object was quiet for one.
+//   changes  exact extents and names, behind the marks.
+//   epochs   rotate() ends one at a cut. Epochs are compacted to one dirty set each and kept until every target acknowledged them.
+//
+// Files in `dir` (docs/formats.md, "Change journal"): `state` (replaced atomically), `log-N` segments, `epoch-N` dirty sets.
+// Thread-safe. Never returns an error to the data path: when the log cannot be written, the volume is flagged
+// for a gap scan (durably, as soon as that can be written) and capture goes on in memory.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/change.h"
+#include "common/clock.h"
+#include "common/result.h"
+#include "common/uuid.h"
+#include "snapshot/dirty_set.h"
+
+namespace somfs::snapshot {
+
+// What a journal knows of the time since it was last written: decides about a gap scan at mount.
+enum class Gap : std::uint8_t {
+  none,       // a new volume: nothing to compare with
+  unmounted,  // clean stop: changes beneath are possible since the clean mark
+  killed,     // no clean stop, same boot id: the log is complete up to the kill; changes beneath since then are possible
+  crashed,    // no clean stop, another boot: only what was durable is known, and the source may be older than its mirror
+  rolled_back,// wall clock before the last mark, another file-system UUID, or a state that does not belong here: compare by content
+  broken,     // the journal could not be read or written: compare by content
+};
+
+struct TargetState {
+  std::string target;            // as the user wrote it, normalised
+  Uuid mirror;                   // the mirror's own id, learnt at the first contact
+  std::uint64_t acked_epoch = 0; // the mirror holds everything up to the cut that ended this epoch; 0: nothing
+  bool gap = false;              // the next migration has to compare with the mirror's catalog
+  bool content = false;          // ... and contents with hashes, not only ids, sizes and times
+};
+
+class Journal final : public ChangeSink {
+ public:
+  struct Options {
+    std::size_t segment_bytes = 4u << 20;
+    unsigned flush_ms = 500;               // marks are durable within a second
+    DirtySet::Bounds bounds;
+    bool start_flusher = true;             // tests drive flush() themselves
+  };
+  // `dir_fd`: the journal's directory. `fs_id`: identity of the backing file system (f_fsid or UUID), compared with the last one.
+  static Result<std::unique_ptr<Journal>> open(int dir_fd, const std::string& fs_id, const Clock& clock, Options options);
+  ~Journal() override;                     // without close(): as after a kill
+
+  // ChangeSink
+  void intend(const ObjectId& object, const Handle* handle, Promise promise) noexcept override;
+  void accept(const Change& change, std::span<const std::byte> payload) noexcept override;
+  void make_marks_durable() noexcept override;
+
+  Uuid volume() const;                     // made at the first open
+  Uuid generation() const;                 // random, new whenever this side starts a new history; with ancestors
+  std::vector<Uuid> ancestors() const;
+  Gap gap_found() const;                   // at open
+  std::int64_t trusted_until_ns() const;   // wall clock: inodes whose ctime is not older (less a margin) are suspect after a gap
+  std::uint64_t epoch() const;             // the current, unfinished one; starts at 1
+  std::uint64_t last_seq() const;
+  std::uint64_t changes_in_epoch() const;  // 0: a cut needs no freeze
+
+  // At a cut, with every mutation stopped: ends the epoch and returns its number. Cheap; compaction to disk happens behind.
+  std::uint64_t rotate() noexcept;
+
+  // Targets. An unknown target starts at acked_epoch 0 with gap = false: full.
+  Result<TargetState> target(const std::string& target) const;  // not found: Exit::not_allowed
+  std::vector<TargetState> targets() const;
+  // Everything in (acked_epoch(target), up_to]; nullopt when it was dropped (bound) or a gap makes it incomplete.
+  std::optional<DirtySet> dirty_since(std::uint64_t acked_epoch, std::uint64_t up_to) const;
+  // The target durably holds the cut that ended `epoch`. Epochs every target has are dropped. Durable on return.
+  Status acknowledge(const std::string& target, const Uuid& mirror, std::uint64_t epoch);
+  Status forget(const std::string& target);
+
+  // The gap scan's findings enter as marks; finish_gap_scan() says the scan is complete.
+  void found(const ObjectId& object, const Handle* handle, bool subtree) noexcept;
+  Status finish_gap_scan();
+  void flag_gap(bool content) noexcept;    // all targets must compare at the next migration
+
+  // Snapshot bookkeeping rides in the same state file: an opaque blob owned by the snapshot catalog.
+  Status flush();                          // everything appended so far is durable
+  Status close();                          // clean mark
+
+  struct Stats {
+    std::uint64_t appended_bytes = 0, syncs = 0, marks = 0, dirty_objects = 0, dirty_names = 0;
+    bool degraded = false;                 // the bound was hit: wholes, subtrees or the volume
+    std::string trouble;                   // why the log could not be written, empty when all is well
+  };
+  Stats stats() const;
+
+ private:
+  struct Impl;
+  explicit Journal(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace somfs::snapshot
