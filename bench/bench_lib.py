@@ -70,7 +70,7 @@ def ext4(scratch, gigabytes):
     try:
         yield where
     finally:
-        run("umount", where)
+        unmount(where)
         os.remove(image)
 
 
@@ -96,7 +96,7 @@ def mounted(peer, backing, at):
 
 
 def unmount(at):
-    """Right after the last close a FUSE file system may be busy for a moment."""
+    """Right after the last close a FUSE file system may be busy for a moment, and its daemon may still hold what lies beneath."""
     for attempt in range(50):
         try:
             run("umount", at)
