@@ -28,10 +28,19 @@ def run(*command, **options):
 
 
 def timed(*command, **options):
-    """Seconds and output of a command."""
-    start = time.monotonic()
-    out = run(*command, **options)
-    return time.monotonic() - start, out
+    """Seconds, output and peak memory in KiB of a command."""
+    with tempfile.TemporaryFile("w+") as out:
+        start = time.monotonic()
+        # pylint: disable-next=consider-using-with
+        child = subprocess.Popen([str(c) for c in command], stdout=out, stderr=out, stdin=subprocess.DEVNULL, **options)
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.monotonic() - start
+        child.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        text = out.read()
+    if child.returncode:
+        raise RuntimeError(f"'{' '.join(str(c) for c in command)}' exited {child.returncode}: {text.strip()[-400:]}")
+    return seconds, text, usage.ru_maxrss
 
 
 def somfs_built():
