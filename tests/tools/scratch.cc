@@ -3,34 +3,16 @@
 
 #include <cerrno>
 #include <cstdlib>
-#include <cstring>
-#include <memory>
 #include <stdexcept>
 #include <vector>
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "tests/tools/tree_walk.h"
+
 namespace somfs::tools {
-namespace {
-
-struct CloseDir {
-  void operator()(DIR* d) const { closedir(d); }
-};
-
-std::vector<std::string> names_in(int dirfd) {
-  std::vector<std::string> names;
-  int own = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  std::unique_ptr<DIR, CloseDir> dir(own < 0 ? nullptr : fdopendir(own));
-  if (!dir) return names;
-  while (dirent* e = readdir(dir.get()))
-    if (std::strcmp(e->d_name, ".") != 0 && std::strcmp(e->d_name, "..") != 0) names.emplace_back(e->d_name);
-  return names;
-}
-
-}  // namespace
 
 // Walks down one level at a time and up by "..", so that depth costs neither descriptors nor stack. A directory is removed on the
 // way back; one that will not go makes the walk end.
@@ -40,7 +22,9 @@ int empty_directory(int dirfd) {
   std::vector<std::string> below;
   for (;;) {
     std::string next;
-    for (const std::string& name : names_in(here.get())) {
+    auto names = names_in(here.get());
+    if (!names) return names.error().sys;
+    for (const std::string& name : *names) {
       if (unlinkat(here.get(), name.c_str(), 0) == 0 || unlinkat(here.get(), name.c_str(), AT_REMOVEDIR) == 0) continue;
       if (errno != ENOTEMPTY && errno != EEXIST) return errno;
       next = name;
