@@ -33,6 +33,10 @@ struct NameChange {
   const Handle* before_handle = nullptr;
   int before_fd = -1;                    // O_PATH descriptor of `before`, or -1
   bool last = false;                     // this may be the last name of `before`
+  bool excluded = false;                 // this side of a rename lies in an excluded part of the volume
+  Kind after_kind = Kind::none;          // what kind of object it will name, where something moves here
+  const Handle* after_handle = nullptr;
+  bool uncaptured = false;               // `after` comes from an excluded part: nothing of it was captured so far
   ObjectId after;                        // {}: names nothing afterwards. For create: known only when after() runs
 };
 

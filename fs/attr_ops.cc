@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "fs/caller.h"
+#include "fs/passthrough.h"
+
+namespace somfs::fs {
+
+struct Passthrough::SetAttr {
+  fuse_req_t req;
+  Node& node;
+  OpenFile* file;  // null: by name
+  struct stat attr;
+  int to_set;
+  bool kill;
+  void keep() {}
+};
+
+void Passthrough::setattr(fuse_req_t req, fuse_ino_t ino, struct stat* attr, int to_set, fuse_file_info* fi) {
+  if (is_virtual(ino)) {
+    fuse_reply_err(req, EROFS);
+    return;
+  }
+  OpenFile* file = fi != nullptr && node(ino).kind == Kind::file ? reinterpret_cast<OpenFile*>(fi->fh) : nullptr;
+  admit(sizeof(SetAttr), SetAttr{req, node(ino), file, *attr, to_set, Negotiation::request_kills_set_ids()}, &Passthrough::do_setattr);
+}
+
+int Passthrough::set_size(SetAttr& r, Node& n, int fd, const std::string& path) {
+  // Pre-images are read through a descriptor of the file's data.
+  Fd own;
+  int data = r.file != nullptr ? r.file->readable() : -1;
+  if (data < 0 && keeps_pre_images()) {
+    own = open_node(n, O_RDONLY);
+    data = own.get();
+  }
+  struct stat st;
+  if (::fstatat(fd, "", &st, AT_EMPTY_PATH) != 0) return errno;
+  clear_privileges(r.req, n, fd, r.kill);
+  auto now = static_cast<std::uint64_t>(st.st_size);
+  auto size = static_cast<std::uint64_t>(r.attr.st_size);
+  Operation op = operation(Verb::truncate, n, data >= 0 ? data : fd);
+  op.extent = {size, now > size ? now - size : 0};
+  op.size_may_change = true;
+  chain_.before(op);
+  int result = r.file != nullptr && r.file->writes ? ::ftruncate(r.file->fd.get(), r.attr.st_size)
+                                                   : ::truncate(path.c_str(), r.attr.st_size);
+  if (result != 0) return errno;
+  chain_.after(op);
+  return 0;
+}
+
+int Passthrough::set_owner_and_mode(SetAttr& r, Node& n, int fd, const std::string& path) {
+  if ((r.to_set & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) != 0) {
+    clear_privileges(r.req, n, fd, r.kill && fuse_req_ctx(r.req)->uid != 0);
+    uid_t uid = (r.to_set & FUSE_SET_ATTR_UID) != 0 ? r.attr.st_uid : static_cast<uid_t>(-1);
+    gid_t gid = (r.to_set & FUSE_SET_ATTR_GID) != 0 ? r.attr.st_gid : static_cast<gid_t>(-1);
+    if (::fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) != 0) return errno;
+  }
+  if ((r.to_set & FUSE_SET_ATTR_MODE) != 0 && ::chmod(path.c_str(), r.attr.st_mode & 07777) != 0) return errno;
+  if ((r.to_set & (FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME)) != 0) {
+    timespec times[2] = {{0, UTIME_OMIT}, {0, UTIME_OMIT}};
+    if ((r.to_set & FUSE_SET_ATTR_ATIME) != 0)
+      times[0] = (r.to_set & FUSE_SET_ATTR_ATIME_NOW) != 0 ? timespec{0, UTIME_NOW} : r.attr.st_atim;
+    if ((r.to_set & FUSE_SET_ATTR_MTIME) != 0)
+      times[1] = (r.to_set & FUSE_SET_ATTR_MTIME_NOW) != 0 ? timespec{0, UTIME_NOW} : r.attr.st_mtim;
+    if (::utimensat(fd, "", times, AT_EMPTY_PATH) != 0) return errno;
+  }
+  return 0;
+}
+
+void Passthrough::do_setattr(SetAttr& r) {
+  Node& n = r.node;
+  PathFd fd = nodes_.path(n);
+  int err = fd ? 0 : errno;
+  Look seen;
+  if (err == 0) {
+    std::string path = proc_path(fd->get());
+    Lock l(n.lock);
+    // Times last: the others change them.
+    if ((r.to_set & FUSE_SET_ATTR_SIZE) != 0) err = set_size(r, n, fd->get(), path);
+    constexpr int kAttributes =
+        FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID | FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME;
+    if (err == 0 && (r.to_set & kAttributes) != 0) {
+      Operation op = operation(Verb::set_attr, n, fd->get());
+      chain_.before(op);
+      err = set_owner_and_mode(r, n, fd->get(), path);
+      if (err == 0) chain_.after(op);
+    }
+    if (err == 0) err = attributes(fd->get(), "", &seen);
+  }
+  if (err != 0)
+    fuse_reply_err(r.req, err);
+  else
+    fuse_reply_attr(r.req, &seen.st, 86400);
+}
+
+struct Passthrough::SetXattr {
+  fuse_req_t req;
+  Node& node;
+  Text name;
+  const char* value;  // null: remove
+  std::size_t size;
+  int flags;
+  std::string copy;
+  void keep() {
+    name.keep();
+    if (value == nullptr) return;
+    copy.assign(value, size);
+    value = copy.data();
+  }
+};
+
+void Passthrough::setxattr(fuse_req_t req, fuse_ino_t ino, const char* name, const char* value, std::size_t size, int flags) {
+  if (is_virtual(ino)) {
+    fuse_reply_err(req, EROFS);
+    return;
+  }
+  static const char nothing = 0;
+  admit(sizeof(SetXattr) + size, SetXattr{req, node(ino), Text(name), value != nullptr ? value : &nothing, size, flags, {}},
+        &Passthrough::do_setxattr);
+}
+
+void Passthrough::removexattr(fuse_req_t req, fuse_ino_t ino, const char* name) {
+  if (is_virtual(ino)) {
+    fuse_reply_err(req, EROFS);
+    return;
+  }
+  admit(sizeof(SetXattr), SetXattr{req, node(ino), Text(name), nullptr, 0, 0, {}}, &Passthrough::do_setxattr);
+}
+
+void Passthrough::do_setxattr(SetXattr& r) {
+  Node& n = r.node;
+  PathFd fd = nodes_.path(n);
+  int err = fd ? 0 : errno;
+  if (err == 0) {
+    std::string path = proc_path(fd->get());
+    Lock l(n.lock);
+    Operation op = operation(r.value != nullptr ? Verb::set_xattr : Verb::remove_xattr, n, fd->get());
+    struct stat before = {};
+    bool acl = r.value != nullptr && r.name.view() == "system.posix_acl_access";
+    if (acl) ::fstatat(fd->get(), "", &before, AT_EMPTY_PATH);
+    chain_.before(op);
+    int result = r.value != nullptr ? ::setxattr(path.c_str(), r.name.c_str(), r.value, r.size, r.flags)
+                                    : ::removexattr(path.c_str(), r.name.c_str());
+    if (result != 0) err = errno;
+    n.caps.store(FileCaps::unknown, std::memory_order_relaxed);
+    if (err == 0) {
+      // As for chmod: who is not in the group cannot leave the set-group-id bit standing.
+      if ((before.st_mode & S_ISGID) != 0 && acts_for_others() && fuse_req_ctx(r.req)->uid != 0 &&
+          !caller_in_group(r.req, before.st_gid)) {
+        struct stat now;
+        if (::fstatat(fd->get(), "", &now, AT_EMPTY_PATH) == 0)
+          ::chmod(path.c_str(), now.st_mode & 07777 & ~static_cast<mode_t>(S_ISGID));
+      }
+      chain_.after(op);
+    }
+  }
+  fuse_reply_err(r.req, err);
+}
+
+struct Passthrough::SetFlags {
+  fuse_req_t req;
+  Node& node;
+  int fd;
+  unsigned cmd;
+  char value[sizeof(fsxattr)];
+  void keep() {}
+};
+
+void Passthrough::ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, fuse_file_info* fi, unsigned flags, const void* in,
+                        std::size_t in_size, std::size_t out_size) {
+  if (is_virtual(ino)) {
+    fuse_reply_err(req, ENOTTY);
+    return;
+  }
+  int fd = (flags & FUSE_IOCTL_DIR) != 0 ? ::dirfd(reinterpret_cast<OpenDir*>(fi->fh)->dir)
+                                         : reinterpret_cast<OpenFile*>(fi->fh)->fd.get();
+  alignas(8) char value[sizeof(fsxattr)] = {};
+  switch (cmd) {
+    case FS_IOC_GETFLAGS:
+    case FS_IOC_GETVERSION:
+    case FS_IOC_FSGETXATTR:
+      if (::ioctl(fd, cmd, value) != 0)
+        fuse_reply_err(req, errno);
+      else
+        fuse_reply_ioctl(req, 0, value, std::min(out_size, sizeof value));
+      return;
+    case FS_IOC_SETFLAGS:
+    case FS_IOC_FSSETXATTR: {
+      SetFlags r{req, node(ino), fd, cmd, {}};
+      std::memcpy(r.value, in, std::min(in_size, sizeof r.value));
+      admit(sizeof r, r, &Passthrough::do_setflags);
+      return;
+    }
+    default: fuse_reply_err(req, ENOTTY);
+  }
+}
+
+void Passthrough::do_setflags(SetFlags& r) {
+  int err = 0;
+  {
+    Lock l(r.node.lock);
+    Operation op = operation(Verb::set_flags, r.node, r.fd);
+    chain_.before(op);
+    if (::ioctl(r.fd, r.cmd, r.value) != 0)
+      err = errno;
+    else
+      chain_.after(op);
+  }
+  if (err != 0)
+    fuse_reply_err(r.req, err);
+  else
+    fuse_reply_ioctl(r.req, 0, nullptr, 0);
+}
+
+}  // namespace somfs::fs

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fs/backing.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <spawn.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <memory>
+#include <sstream>
+
+#include "common/printable.h"
+#include "fs/excludes.h"
+#include "fs/mount_table.h"
+
+extern char** environ;
+
+namespace somfs::fs {
+namespace {
+
+constexpr const char* kType = "fuse.somfs";
+
+// The topmost mount at `where` is a somfs mount.
+bool somfs_is_mounted_at(const std::string& where) {
+  std::vector<MountEntry> all = mount_table();
+  auto top = std::find_if(all.rbegin(), all.rend(), [&](const MountEntry& m) { return m.where == where; });
+  return top != all.rend() && top->type == kType;
+}
+
+// Only a real access tells: a dead mount still stands in the table.
+bool is_dead(const std::string& where) {
+  DIR* dir = ::opendir(where.c_str());
+  if (dir == nullptr) return errno == ENOTCONN || errno == ECONNABORTED;
+  errno = 0;
+  bool dead = ::readdir(dir) == nullptr && (errno == ENOTCONN || errno == ECONNABORTED);
+  ::closedir(dir);
+  return dead;
+}
+
+bool detach(const std::string& where) {
+  if (::umount2(where.c_str(), MNT_DETACH) == 0) return true;
+  const char* args[] = {"fusermount3", "-u", "-z", "--", where.c_str(), nullptr};
+  pid_t pid = 0;
+  int status = 0;
+  return ::posix_spawnp(&pid, args[0], nullptr, nullptr, const_cast<char**>(args), environ) == 0 &&
+         ::waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+// The absolute path, as far as it can be told while a dead mount may stand there.
+Result<std::string> absolute(const std::string& path) {
+  std::unique_ptr<char, decltype(&std::free)> real(::realpath(path.c_str(), nullptr), &std::free);
+  if (real) return std::string(real.get());
+  if (errno != ENOTCONN && errno != ECONNABORTED) return fail_errno("cannot open the directory", printable(path));
+  std::string bare = path;
+  while (bare.size() > 1 && bare.back() == '/') bare.pop_back();
+  std::size_t slash = bare.rfind('/');
+  std::string parent = slash == std::string::npos ? "." : slash == 0 ? "/" : bare.substr(0, slash);
+  std::unique_ptr<char, decltype(&std::free)> above(::realpath(parent.c_str(), nullptr), &std::free);
+  if (!above) return fail_errno("cannot open the directory", printable(path));
+  std::string out = above.get();
+  if (out != "/") out.push_back('/');
+  return out + bare.substr(slash == std::string::npos ? 0 : slash + 1);
+}
+
+Status clear_mounts(const std::string& where, bool* replaced) {
+  for (int tries = 0; tries < 16 && somfs_is_mounted_at(where); ++tries) {
+    if (!is_dead(where))
+      return fail(Exit::locked, "refusing to mount", printable(where), "somfs is already mounted there",
+                  "unmount it first: umount " + printable(where));
+    if (!detach(where)) return fail_errno("cannot clear away the dead mount at", printable(where));
+    *replaced = true;
+  }
+  return {};
+}
+
+Status refuse_nested_mounts(const std::string& dir, const Excludes& excludes) {
+  for (const MountEntry& m : mount_table()) {
+    if (!beneath(m.where, dir)) continue;
+    std::vector<std::string> names;
+    std::istringstream rest(m.where.substr(dir == "/" ? 1 : dir.size() + 1));
+    for (std::string name; std::getline(rest, name, '/');) names.push_back(name);
+    if (excludes.covers(names)) continue;
+    return fail(Exit::configuration, "refusing to mount over", printable(dir),
+                "another file system is mounted beneath it at " + printable(m.where), "exclude it or unmount it");
+  }
+  return {};
+}
+
+Status refuse_own_files(const std::string& dir) {
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    std::size_t at = line.find('/');
+    if (at != std::string::npos && line.find(" r-xp ") != std::string::npos && beneath(line.substr(at), dir))
+      return fail(Exit::configuration, "refusing to mount over", printable(dir),
+                  "somfs itself runs from there: " + printable(line.substr(at)), "protect a directory without it");
+  }
+  return {};
+}
+
+std::string read_link(const std::string& path) {
+  char target[PATH_MAX];
+  ssize_t n = ::readlink(path.c_str(), target, sizeof target);
+  return n > 0 ? std::string(target, static_cast<std::size_t>(n)) : std::string();
+}
+
+bool open_to_write(const std::string& fdinfo) {
+  std::ifstream file(fdinfo);
+  for (std::string word; file >> word;) {
+    if (word != "flags:" || !(file >> word)) continue;
+    unsigned long flags = std::strtoul(word.c_str(), nullptr, 8);
+    return (flags & O_ACCMODE) != O_RDONLY && (flags & O_PATH) == 0;
+  }
+  return false;
+}
+
+template <typename F>
+void each_entry(const std::string& path, F take) {
+  std::unique_ptr<DIR, int (*)(DIR*)> dir(::opendir(path.c_str()), &::closedir);
+  if (!dir) return;
+  while (dirent* e = ::readdir(dir.get()))
+    if (e->d_name[0] >= '0' && e->d_name[0] <= '9') take(std::string(e->d_name));
+}
+
+}  // namespace
+
+std::vector<OpenBeneath> open_for_writing_beneath(const std::string& dir) {
+  std::vector<OpenBeneath> out;
+  each_entry("/proc", [&](const std::string& pid) {
+    if (std::atoi(pid.c_str()) == ::getpid()) return;
+    std::string base = "/proc/" + pid;
+    auto add = [&](const std::string& path) {
+      std::ifstream comm(base + "/comm");
+      std::string command;
+      std::getline(comm, command);
+      if (out.empty() || out.back().pid != std::atoi(pid.c_str()) || out.back().path != path)
+        out.push_back({std::atoi(pid.c_str()), command, path});
+    };
+    each_entry(base + "/fd", [&](const std::string& n) {
+      std::string path = read_link(base + "/fd/" + n);
+      if (beneath(path, dir) && open_to_write(base + "/fdinfo/" + n)) add(path);
+    });
+    std::ifstream maps(base + "/maps");
+    for (std::string line; std::getline(maps, line);) {
+      std::size_t at = line.find('/');
+      if (at != std::string::npos && line.find(" rw-s ") != std::string::npos && beneath(line.substr(at), dir)) add(line.substr(at));
+    }
+  });
+  return out;
+}
+
+Result<Backing> Backing::open(const BackingOptions& options) {
+  Backing b;
+  b.excludes_ = options.excludes;
+  SOMFS_TRY_ASSIGN(b.dir_, absolute(options.dir));
+  SOMFS_TRY(clear_mounts(b.dir_, &b.replaced_dead_mount_));
+  b.mountpoint_ = b.dir_;
+  if (!options.mountpoint.empty()) {
+    SOMFS_TRY_ASSIGN(b.mountpoint_, absolute(options.mountpoint));
+    SOMFS_TRY(clear_mounts(b.mountpoint_, &b.replaced_dead_mount_));
+    struct stat st;
+    if (::stat(b.mountpoint_.c_str(), &st) != 0) return fail_errno("cannot mount at", printable(b.mountpoint_));
+    if (!S_ISDIR(st.st_mode)) return fail(Exit::usage, "cannot mount at", printable(b.mountpoint_), "it is not a directory");
+    if (beneath(b.mountpoint_, b.dir_))
+      return fail(Exit::usage, "refusing to mount at", printable(b.mountpoint_), "it lies inside the protected directory");
+  }
+  b.fd_ = Fd(::open(b.dir_.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!b.fd_) return fail_errno("cannot open the directory", printable(b.dir_));
+  struct stat st;
+  if (::fstat(b.fd_.get(), &st) != 0) return fail_errno("cannot stat", printable(b.dir_));
+  if (!S_ISDIR(st.st_mode)) return fail(Exit::usage, "cannot protect", printable(b.dir_), "it is not a directory");
+  SOMFS_TRY(refuse_nested_mounts(b.dir_, Excludes(options.excludes)));
+  SOMFS_TRY(refuse_own_files(b.dir_));
+  b.open_beneath_ = open_for_writing_beneath(b.dir_);
+  if (!options.force && !b.open_beneath_.empty()) {
+    std::string list;
+    for (const OpenBeneath& o : b.open_beneath_)
+      list += (list.empty() ? "" : ", ") + printable(o.path) + " by " + printable(o.command) + " (" + std::to_string(o.pid) + ")";
+    return fail(Exit::locked, "refusing to mount over", printable(b.dir_), "files beneath are open for writing: " + list,
+                "stop those processes or use --force: what they write is not captured");
+  }
+  return b;
+}
+
+}  // namespace somfs::fs

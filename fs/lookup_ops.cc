@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
+#include <sys/statvfs.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <climits>
+#include <cstring>
+
+#include "fs/caller.h"
+#include "fs/passthrough.h"
+
+namespace somfs::fs {
+namespace {
+
+// Nobody changes the volume but through the mount: what the kernel knows stays true.
+constexpr double kForever = 86400;
+
+}  // namespace
+
+Passthrough::Passthrough(const PassthroughOptions& options, const Chain& chain, PreImages* pre_images, ChangeSink* sink,
+                         VirtualTree* tree, const Negotiation& negotiation, const Look& root)
+    : root_fd_(options.root_fd),
+      writeback_(options.writeback),
+      chain_(chain),
+      pre_images_(pre_images),
+      sink_(sink),
+      tree_(tree),
+      negotiation_(negotiation),
+      excludes_(options.excludes),
+      nodes_(options.root_fd, root,
+             static_cast<bool>(open_handle(options.root_fd, handle_of(options.root_fd), O_PATH)), options.descriptors) {}
+
+bool Passthrough::is_own_name(fuse_ino_t parent, const char* name) const {
+  return parent == FUSE_ROOT_ID && std::strcmp(name, kOwnName) == 0;
+}
+
+void Passthrough::correct(Look& seen) const {
+  if (S_ISDIR(seen.st.st_mode)) {
+    // The root has a subdirectory of ours that nobody sees. Some file systems do not count subdirectories at all.
+    struct stat own;
+    if (seen.st.st_nlink > 2 && seen.id == const_cast<NodeTable&>(nodes_).root().id &&
+        ::fstatat(root_fd_, kOwnName, &own, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(own.st_mode))
+      --seen.st.st_nlink;
+  } else if (pre_images_ != nullptr && seen.st.st_nlink > 0) {
+    seen.st.st_nlink -= std::min<nlink_t>(pre_images_->own_links(seen.id), seen.st.st_nlink);
+  }
+}
+
+int Passthrough::attributes(int dirfd, const char* name, Look* out) const {
+  int e = look(dirfd, name, out);
+  if (e == 0) correct(*out);
+  return e;
+}
+
+void Passthrough::fill(fuse_entry_param* e, Node& node, const struct stat& st) const {
+  *e = {};
+  e->ino = reinterpret_cast<fuse_ino_t>(&node);
+  e->attr = st;
+  e->attr_timeout = kForever;
+  e->entry_timeout = kForever;
+}
+
+int Passthrough::find(Node& parent, int dirfd, const char* name, fuse_entry_param* e) {
+  Look seen;
+  if (int err = attributes(dirfd, name, &seen); err != 0) return err;
+  fill(e, nodes_.hold(seen, dirfd, name, &parent), seen.st);
+  return 0;
+}
+
+void Passthrough::lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
+  fuse_entry_param e = {};
+  int err = 0;
+  if (is_virtual(parent) || is_own_name(parent, name)) {
+    err = virtual_lookup(parent, name, &e);
+  } else {
+    Node& dir = node(parent);
+    PathFd fd = nodes_.path(dir);
+    err = fd ? find(dir, fd->get(), name, &e) : errno;
+    if (err == ENOENT) {
+      e = {};
+      e.entry_timeout = kForever;  // remembered until a name is made there
+      err = 0;
+    }
+  }
+  if (err != 0)
+    fuse_reply_err(req, err);
+  else
+    fuse_reply_entry(req, &e);
+}
+
+void Passthrough::forget(fuse_ino_t ino, std::uint64_t count) {
+  if (is_virtual(ino)) {
+    tree_->forget(virtual_id(ino), count);
+  } else if (ino != FUSE_ROOT_ID) {
+    nodes_.forget(node(ino), count);
+  }
+}
+
+void Passthrough::getattr(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
+  if (is_virtual(ino)) return virtual_getattr(req, ino);
+  Node& n = node(ino);
+  Look seen;
+  int err = 0;
+  if (fi != nullptr && fi->fh != 0 && n.kind == Kind::file) {
+    err = attributes(reinterpret_cast<OpenFile*>(fi->fh)->fd.get(), "", &seen);
+  } else {
+    PathFd fd = nodes_.path(n);
+    err = fd ? attributes(fd->get(), "", &seen) : errno;
+  }
+  if (err != 0)
+    fuse_reply_err(req, err);
+  else
+    fuse_reply_attr(req, &seen.st, kForever);
+}
+
+void Passthrough::readlink(fuse_req_t req, fuse_ino_t ino) {
+  if (is_virtual(ino)) return virtual_readlink(req, ino);
+  PathFd fd = nodes_.path(node(ino));
+  char target[PATH_MAX + 1];
+  ssize_t n = fd ? ::readlinkat(fd->get(), "", target, PATH_MAX) : -1;
+  if (n < 0) {
+    fuse_reply_err(req, errno);
+    return;
+  }
+  target[n] = '\0';
+  fuse_reply_readlink(req, target);
+}
+
+void Passthrough::statfs(fuse_req_t req, fuse_ino_t) {
+  struct statvfs s;
+  if (::fstatvfs(root_fd_, &s) != 0)
+    fuse_reply_err(req, errno);
+  else
+    fuse_reply_statfs(req, &s);
+}
+
+void Passthrough::getxattr(fuse_req_t req, fuse_ino_t ino, const char* name, std::size_t size) {
+  if (is_virtual(ino)) return virtual_getxattr(req, ino, name, size);
+  PathFd fd = nodes_.path(node(ino));
+  if (!fd) {
+    fuse_reply_err(req, errno);
+    return;
+  }
+  std::string value(size, '\0');
+  ssize_t n = ::getxattr(proc_path(fd->get()).c_str(), name, value.data(), size);
+  if (n < 0)
+    fuse_reply_err(req, errno);
+  else if (size == 0)
+    fuse_reply_xattr(req, static_cast<std::size_t>(n));
+  else
+    fuse_reply_buf(req, value.data(), static_cast<std::size_t>(n));
+}
+
+void Passthrough::listxattr(fuse_req_t req, fuse_ino_t ino, std::size_t size) {
+  if (is_virtual(ino)) return virtual_listxattr(req, ino, size);
+  PathFd fd = nodes_.path(node(ino));
+  if (!fd) {
+    fuse_reply_err(req, errno);
+    return;
+  }
+  std::string path = proc_path(fd->get());
+  std::string all(XATTR_LIST_MAX, '\0');
+  ssize_t n = ::listxattr(path.c_str(), all.data(), all.size());
+  if (n < 0) {
+    fuse_reply_err(req, errno);
+    return;
+  }
+  // Trusted attributes are shown to the privileged only; the thread that asks here always is.
+  std::string names;
+  bool trusted = fuse_req_ctx(req)->uid == 0;
+  for (std::size_t at = 0; at < static_cast<std::size_t>(n);) {
+    std::string_view name = all.data() + at;
+    at += name.size() + 1;
+    if (trusted || !name.starts_with("trusted.")) names.append(name).push_back('\0');
+  }
+  if (size == 0)
+    fuse_reply_xattr(req, names.size());
+  else if (names.size() > size)
+    fuse_reply_err(req, ERANGE);
+  else
+    fuse_reply_buf(req, names.data(), names.size());
+}
+
+bool Passthrough::excluded(Node& n) {
+  if (excludes_.empty() || n.many_names.load(std::memory_order_relaxed)) return false;
+  std::vector<std::string> names;
+  return nodes_.names(n, &names) && excludes_.covers(names);
+}
+
+bool Passthrough::excluded(Node& parent, const char* name) {
+  if (excludes_.empty()) return false;
+  std::vector<std::string> names;
+  if (!nodes_.names(parent, &names)) return false;
+  names.emplace_back(name);
+  return excludes_.covers(names);
+}
+
+Operation Passthrough::operation(Verb verb, Node& n, int fd) {
+  Operation op;
+  op.verb = verb;
+  op.object = n.id;
+  op.handle = &n.handle;
+  op.fd = fd;
+  op.kind = n.kind;
+  op.excluded = excluded(n);
+  return op;
+}
+
+NameChange Passthrough::name_change(Node& parent, int parent_fd, const char* name) {
+  NameChange c;
+  c.parent = parent.id;
+  c.parent_handle = &parent.handle;
+  c.parent_fd = parent_fd;
+  c.name = name;
+  c.excluded = excluded(parent, name);
+  return c;
+}
+
+bool Passthrough::has_file_caps(Node& n, int fd) {
+  FileCaps known = n.caps.load(std::memory_order_relaxed);
+  if (known == FileCaps::unknown) {
+    known = ::getxattr(proc_path(fd).c_str(), "security.capability", nullptr, 0) > 0 ? FileCaps::present : FileCaps::none;
+    n.caps.store(known, std::memory_order_relaxed);
+  }
+  return known == FileCaps::present;
+}
+
+void Passthrough::clear_privileges(fuse_req_t req, Node& n, int fd, bool kill_set_ids) {
+  if (n.kind != Kind::file) return;
+  if (has_file_caps(n, fd)) {
+    Operation op = operation(Verb::remove_xattr, n, fd);
+    chain_.before(op);
+    if (::removexattr(proc_path(fd).c_str(), "security.capability") == 0) chain_.after(op);
+    n.caps.store(FileCaps::none, std::memory_order_relaxed);
+  }
+  struct stat st;
+  if (!kill_set_ids || !acts_for_others() || ::fstatat(fd, "", &st, AT_EMPTY_PATH) != 0 || (st.st_mode & (S_ISUID | S_ISGID)) == 0) return;
+  mode_t mode = st.st_mode & 07777 & ~static_cast<mode_t>(S_ISUID);
+  // Without group execution the bit is not one of privilege: it stays for members of the group.
+  if ((mode & S_ISGID) != 0 && ((mode & S_IXGRP) != 0 || !caller_in_group(req, st.st_gid))) mode &= ~static_cast<mode_t>(S_ISGID);
+  if (mode == (st.st_mode & 07777)) return;
+  Operation op = operation(Verb::set_attr, n, fd);
+  chain_.before(op);
+  if (::chmod(proc_path(fd).c_str(), mode) == 0) chain_.after(op);
+}
+
+}  // namespace somfs::fs

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+// The mount: a libfuse session over a Backing, and the threads that serve it.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "common/result.h"
+#include "common/sync.h"
+#include "fs/backing.h"
+#include "fs/filter.h"
+#include "fs/negotiation.h"
+#include "fs/virtual_tree.h"
+
+struct fuse_session;
+
+namespace somfs::fs {
+
+struct MountOptions {
+  std::vector<std::string> options;   // as after -o: "ro", "allow_other", "noatime", "fsname=..."; what libfuse or the kernel do not know is refused
+  bool allow_other = true;            // root only
+  bool read_only = false;
+  bool writeback = false;             // faster small writes; a snapshot is then at best what a power cut would leave
+  std::string fsname;                 // empty: the protected directory
+  unsigned threads = 16;
+  bool debug = false;
+};
+
+class Passthrough;
+
+class Mount {
+ public:
+  // Mounts. `backing` is borrowed and outlives this, as does everything else handed in; sink, pre_images and tree may be null.
+  // The journal and the store can be opened beneath backing.fd() before.
+  static Result<std::unique_ptr<Mount>> open(const Backing& backing, const MountOptions& options, Chain chain, PreImages* pre_images,
+                                             ChangeSink* sink, VirtualTree* tree);
+  ~Mount();
+  Mount(const Mount&) = delete;
+  Mount& operator=(const Mount&) = delete;
+
+  // Serves until it is unmounted, by umount(8) or stop(). Parked operations must have been released by whoever parked them.
+  Status run();
+  // Unmounts; from any thread but one that serves. Files still open keep the tree from going at once: it is flushed and detached.
+  void stop();
+  InForce in_force() const;
+  // fsync, through the mount, of every inode that is open for writing, in a child process that is killed when `longest` has
+  // passed. True: all were flushed. For before the gate closes; needs run() in progress.
+  bool barrier(std::chrono::milliseconds longest);
+
+ private:
+  Mount(const Backing& backing, Chain chain);
+  void serve(std::stop_token stop);
+  void end_workers();
+
+  const Backing& backing_;
+  const Chain chain_;
+  std::unique_ptr<Negotiation> negotiation_;
+  std::unique_ptr<Passthrough> passthrough_;
+  SessionData data_;
+  fuse_session* session_ = nullptr;
+  unsigned threads_ = 0;
+  bool mounted_ = false;
+
+  Mutex mutex_;
+  CondVar ended_;
+  unsigned serving_ GUARDED_BY(mutex_) = 0;
+  int failure_ GUARDED_BY(mutex_) = 0;
+};
+
+// Best effort, as root: memory locked, spared by the out-of-memory killer, as many descriptors as allowed. The number of O_PATH
+// descriptors that may be kept is returned.
+std::size_t settle_process();
+
+}  // namespace somfs::fs

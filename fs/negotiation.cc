@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fs/negotiation.h"
+
+#define FUSE_USE_VERSION 314
+#include <fuse3/fuse_lowlevel.h>
+#include <linux/fuse.h>
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+namespace somfs::fs {
+namespace {
+
+constexpr std::uint32_t kTmpfileOpcode = 51;  // FUSE_TMPFILE, since protocol 7.37: laid out as FUSE_CREATE, with the name "/"
+constexpr unsigned kMaxWrite = 1u << 20;
+constexpr unsigned kMaxBackground = 1024;
+
+thread_local bool request_kills = false;
+
+bool kills_set_ids(const char* message, std::size_t size) {
+  fuse_in_header head;
+  std::memcpy(&head, message, sizeof head);
+  const char* body = message + sizeof head;
+  size -= sizeof head;
+  auto has = [&](auto& arg) {
+    if (size < sizeof arg) return false;
+    std::memcpy(&arg, body, sizeof arg);
+    return true;
+  };
+  switch (head.opcode) {
+    case FUSE_WRITE: {
+      fuse_write_in arg;
+      return has(arg) && (arg.write_flags & FUSE_WRITE_KILL_SUIDGID) != 0;
+    }
+    case FUSE_SETATTR: {
+      fuse_setattr_in arg;
+      return has(arg) && (arg.valid & FATTR_KILL_SUIDGID) != 0;
+    }
+    default: return false;
+  }
+}
+
+ssize_t read_hook(int fd, void* buf, size_t size, void* userdata) {
+  return static_cast<SessionData*>(userdata)->negotiation->read(fd, buf, size);
+}
+
+ssize_t write_hook(int fd, iovec* iov, int count, void* userdata) {
+  return static_cast<SessionData*>(userdata)->negotiation->write(fd, iov, count);
+}
+
+}  // namespace
+
+bool Negotiation::request_kills_set_ids() { return request_kills; }
+
+int Negotiation::attach(fuse_session* session) {
+  fuse_custom_io io = {};
+  io.read = read_hook;
+  io.writev = write_hook;
+  return fuse_session_custom_io(session, &io, fuse_session_fd(session));
+}
+
+void Negotiation::init(fuse_conn_info* conn) {
+  unsigned wanted = FUSE_CAP_ASYNC_READ | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK | FUSE_CAP_READDIRPLUS |
+                    FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_ASYNC_DIO | FUSE_CAP_IOCTL_DIR | FUSE_CAP_SPLICE_WRITE |
+                    FUSE_CAP_CACHE_SYMLINKS;
+  if (writeback_) wanted |= FUSE_CAP_WRITEBACK_CACHE;
+  // Not AUTO_INVAL_DATA: nothing changes beneath the mount, and it makes stat wait behind a frozen writer. Not ATOMIC_O_TRUNC: an open
+  // changes nothing, so that it never waits for the gate. Not SPLICE_READ: the layers look at the bytes of a write.
+  conn->want = conn->capable & wanted;
+  conn->max_write = kMaxWrite;
+  conn->max_readahead = kMaxWrite;
+  conn->max_background = kMaxBackground;
+  conn->time_gran = 1;
+  max_write_ = kMaxWrite;
+  max_background_ = kMaxBackground;
+}
+
+ssize_t Negotiation::read(int fd, void* buf, std::size_t size) {
+  ssize_t got = ::read(fd, buf, size);
+  if (got < static_cast<ssize_t>(sizeof(fuse_in_header))) return got;
+  auto* message = static_cast<char*>(buf);
+  fuse_in_header head;
+  std::memcpy(&head, message, sizeof head);
+  request_kills = kills_set_ids(message, static_cast<std::size_t>(got));
+  if (head.opcode == kTmpfileOpcode) {
+    head.opcode = FUSE_CREATE;
+    std::memcpy(message, &head, sizeof head);
+  }
+  if (head.opcode == FUSE_INIT && !done_.load(std::memory_order_relaxed)) {
+    fuse_init_in init = {};
+    std::memcpy(&init, message + sizeof head, std::min(sizeof init, static_cast<std::size_t>(got) - sizeof head));
+    init_unique_ = head.unique;
+    offered_ = init.flags;
+    if ((init.flags & FUSE_INIT_EXT) != 0) offered_ |= static_cast<std::uint64_t>(init.flags2) << 32;
+    minor_.store(init.minor, std::memory_order_relaxed);
+  }
+  return got;
+}
+
+ssize_t Negotiation::write(int fd, iovec* iov, int count) {
+  if (done_.load(std::memory_order_acquire) || count < 2) return ::writev(fd, iov, count);
+  fuse_out_header head;
+  std::memcpy(&head, iov[0].iov_base, sizeof head);
+  fuse_init_out out = {};
+  if (head.unique != init_unique_ || head.error != 0 || iov[1].iov_len < sizeof out) return ::writev(fd, iov, count);
+  std::memcpy(&out, iov[1].iov_base, sizeof out);
+  out.flags |= static_cast<std::uint32_t>(offered_ & (FUSE_HANDLE_KILLPRIV_V2 | FUSE_PARALLEL_DIROPS));
+  std::memcpy(iov[1].iov_base, &out, sizeof out);
+  agreed_.store(out.flags & offered_, std::memory_order_relaxed);
+  killpriv_v2_.store((out.flags & offered_ & FUSE_HANDLE_KILLPRIV_V2) != 0, std::memory_order_relaxed);
+  done_.store(true, std::memory_order_release);
+  return ::writev(fd, iov, count);
+}
+
+InForce Negotiation::in_force() const {
+  std::uint64_t on = agreed_.load(std::memory_order_relaxed);
+  InForce f;
+  f.protocol_minor = minor_.load(std::memory_order_relaxed);
+  f.killpriv_v2 = (on & FUSE_HANDLE_KILLPRIV_V2) != 0;
+  f.parallel_dirops = (on & FUSE_PARALLEL_DIROPS) != 0;
+  f.posix_acl = (on & FUSE_POSIX_ACL) != 0;
+  f.readdirplus = (on & FUSE_DO_READDIRPLUS) != 0;
+  f.writeback = (on & FUSE_WRITEBACK_CACHE) != 0;
+  f.splice_write = (on & FUSE_SPLICE_WRITE) != 0;
+  f.tmpfile = f.protocol_minor >= 37;
+  f.max_write = max_write_;
+  f.max_background = max_background_;
+  return f;
+}
+
+}  // namespace somfs::fs
