@@ -149,8 +149,8 @@ TEST(FreezeQueue, AgainstAModel) {
       RC_ASSERT(q.in_flight == in_flight);
       RC_ASSERT(q.parked == parked.size());
       RC_ASSERT(q.parked_bytes == bytes);
-      RC_ASSERT(state != FQ_FROZEN || in_flight == 0u);
-      RC_ASSERT(!is_closed() || bytes <= kBound);
+      RC_ASSERT((state != FQ_FROZEN || in_flight == 0u));
+      RC_ASSERT((!is_closed() || bytes <= kBound));
       for (std::size_t i = 1; i < parked.size(); ++i) RC_ASSERT(parked[i - 1]->ticket + 1 == parked[i]->ticket);
       if (state == FQ_CLOSING) RC_ASSERT(fq_next_deadline(&q) == std::min(drain, hold));
     }
