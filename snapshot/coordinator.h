@@ -23,14 +23,25 @@ struct WriterReport {
   double prepare_ms = 0, release_ms = 0;
 };
 
+struct CutRequest {
+  std::string name;
+  bool crash_consistent = false;   // go on without writers that veto, time out or fail
+  double timeout_s = 30;           // the whole procedure
+  unsigned drain_ms = 500, hold_ms = 1000;
+  int requester_pid = 0;           // who asked, where it is a process: never frozen by a writer
+};
+
 // Makes one application consistent. Every call is bounded by its deadline; a writer that hangs is killed, never waited for.
 class Writer {
  public:
   virtual ~Writer() = default;
   virtual std::string name() const = 0;
+  // What the next prepare() is for.
+  virtual void announce(const CutRequest& request) { (void)request; }
   // Before the gate closes. `ready`: the application's files are consistent, or become so by the barrier below.
   virtual WriterReport prepare(std::int64_t deadline_mono_ns) = 0;
-  // After the gate opened again (or instead of it: `took_place` false). Idempotent.
+  // After the gate opened again (or instead of it: `took_place` false). Called for every writer that was asked, whatever it
+  // answered. Idempotent.
   virtual void release(bool took_place, std::int64_t deadline_mono_ns) noexcept = 0;
 };
 
@@ -39,26 +50,21 @@ struct FreezeResult {
   double freeze_ms = 0;     // gate closed to gate opened
 };
 
-struct CutRequest {
-  std::string name;
-  bool crash_consistent = false;   // go on without writers that veto, time out or fail
-  double timeout_s = 30;           // the whole procedure
-  unsigned drain_ms = 500, hold_ms = 1000;
-};
-
 struct CutReport {
   std::uint64_t epoch = 0;
   double freeze_ms = 0, total_ms = 0;
   std::vector<WriterReport> writers;
   bool frozen = true;              // false: nothing had changed since the last cut, no freeze was needed
-  std::string consistency;         // "application" (all writers ready, or none configured: then "crash")
+  std::string consistency;         // "application": there are writers, all were ready and the flush was complete; else "crash"
 };
 
 // What the coordinator does at the cut; all are injected.
 struct CutActions {
   std::function<Status(const CutRequest&)> prepare_store;              // Store::prepare
   std::function<Status(std::int64_t deadline_mono_ns)> barrier;        // flush files open for writing, in a child that can be killed
-  std::function<bool()> quiet;                                         // nothing changed since the last cut: no freeze needed
+  // Nothing changed since the last cut and no mutation is running or parked (Gate::idle). Asked before and after a cut without a
+  // freeze: when both answers are yes, nothing ran in between.
+  std::function<bool()> quiet;
   std::function<std::uint64_t()> rotate;                               // Journal::rotate
   std::function<Status(const std::string&, std::uint64_t)> take;       // Store::take
   std::function<void(const std::string&)> cancel;                      // Store::cancel
@@ -77,6 +83,9 @@ class Histogram {
   std::uint64_t buckets_[64] = {};
 };
 
+// Writers are asked in the given order and released in reverse, each call on a thread of its own: one that does not come back by
+// its deadline is abandoned, and released when it does come back. `clock` therefore outlives the process's writers.
+// Thread-safe.
 class Coordinator {
  public:
   Coordinator(Freezer& freezer, CutActions actions, const Clock& clock);
