@@ -7,7 +7,7 @@
 //   changes  exact extents and names, behind the marks.
 //   epochs   rotate() ends one at a cut. Epochs are compacted to one dirty set each and kept until every target acknowledged them.
 //
-// Files in `dir` (docs/formats.md, "Change journal"): `state` (replaced atomically), `log-N` segments, `epoch-N` dirty sets.
+// Files in `dir` (docs/formats/journal.md): `state` (replaced atomically), `log-N` segments, `epoch-N` dirty sets.
 // Thread-safe. Never returns an error to the data path: when the log cannot be written, the volume is flagged
 // for a gap scan (durably, as soon as that can be written) and capture goes on in memory.
 #pragma once
@@ -46,10 +46,21 @@ struct TargetState {
   bool content = false;          // ... and contents with hashes, not only ids, sizes and times
 };
 
+// Sees each step that makes something durable, after it succeeded: from this a test rebuilds what a power cut would leave.
+class DurabilityWatch {
+ public:
+  virtual ~DurabilityWatch() = default;
+  virtual void data_synced(const std::string& file, int fd) = 0;  // what the file held before the call is durable
+  virtual void names_synced() = 0;                                // the directory's entries are
+};
+
 class Journal final : public ChangeSink {
  public:
   struct Options {
     std::size_t segment_bytes = 4u << 20;
+    std::size_t log_bytes = 64u << 20;     // beyond it the running epoch is compacted to disk, and its segments go
+    Uuid boot;                             // nil: the kernel's
+    DurabilityWatch* watch = nullptr;      // outlives the journal
     unsigned flush_ms = 500;               // marks are durable within a second
     DirtySet::Bounds bounds;
     bool start_flusher = true;             // tests drive flush() themselves
@@ -79,7 +90,11 @@ class Journal final : public ChangeSink {
   Result<TargetState> target(const std::string& target) const;  // not found: Exit::not_allowed
   std::vector<TargetState> targets() const;
   // Everything in (acked_epoch(target), up_to]; nullopt when it was dropped (bound) or a gap makes it incomplete.
+  // The end of `up_to` is durable when this returns. Where epochs were merged it may reach further back than asked: an object
+  // it calls `born` may then be known to the mirror.
   std::optional<DirtySet> dirty_since(std::uint64_t acked_epoch, std::uint64_t up_to) const;
+  // The same, complete or not: what a migration after a gap sends whatever the mirror's catalog says.
+  DirtySet known_since(std::uint64_t acked_epoch, std::uint64_t up_to) const;
   // The target durably holds the cut that ended `epoch`. Epochs every target has are dropped. Durable on return.
   Status acknowledge(const std::string& target, const Uuid& mirror, std::uint64_t epoch);
   Status forget(const std::string& target);
@@ -87,6 +102,9 @@ class Journal final : public ChangeSink {
   // The gap scan's findings enter as marks; finish_gap_scan() says the scan is complete.
   void found(const ObjectId& object, const Handle* handle, bool subtree) noexcept;
   Status finish_gap_scan();
+  bool gap_scan_wanted() const;            // until it is finished; false where contents are compared anyway
+  // Whether what the journal recorded before this start, or marks since, explain that the object's ctime is young.
+  bool explains(const ObjectId& object) const;
   void flag_gap(bool content) noexcept;    // all targets must compare at the next migration
 
   // Snapshot bookkeeping rides in the same state file: an opaque blob owned by the snapshot catalog.
