@@ -18,7 +18,7 @@ bin=${SOMFS_BIN_DIR:-}
 if [ -z "${SOMFS_CRON_TEST_INSIDE:-}" ]; then
     [ "$(id -u)" = 0 ] || skip "namespaces and cron need root"
     for program in somfs somfs-ctl; do
-        [ -n "$bin" ] && [ -x "$bin/$program" ] || skip "$program is not built (SOMFS_BIN_DIR=$bin)"
+        [ -x "${bin:-/nonexistent}/$program" ] || skip "$program is not built (SOMFS_BIN_DIR=$bin)"
     done
     [ -e /dev/fuse ] || skip "no /dev/fuse"
     [ -x /usr/sbin/cron ] || skip "cron is not installed"
@@ -38,8 +38,10 @@ STUB
 chmod 755 "$scratch/sbin/sendmail"
 : >"$scratch/empty"
 mkdir -p /var/spool/cron
-mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /etc/cron.d && mount -t tmpfs tmpfs /var/spool/cron && mkdir -p /var/spool/cron/crontabs ||
-    skip "cron's directories cannot be replaced here"
+for directory in /run /etc/cron.d /var/spool/cron; do
+    mount -t tmpfs tmpfs "$directory" || skip "$directory cannot be replaced here"
+done
+mkdir /var/spool/cron/crontabs
 [ ! -e /etc/crontab ] || mount --bind "$scratch/empty" /etc/crontab || skip "/etc/crontab cannot be replaced here"
 mount -t overlay -o "lowerdir=$scratch/sbin:/usr/sbin" overlay /usr/sbin 2>/dev/null || skip "no overlay to put a sendmail of ours in place"
 
@@ -65,7 +67,9 @@ wait_for() {
     return 1
 }
 
-# crontab COMMAND...: the shipped file with its first job replaced in the directories and the time alone; more lines are given as they are.
+childless() { ! pgrep -P "$1" >/dev/null; }
+
+# crontab_of MIRROR: the shipped file; of its first job only time and directories are replaced, and its exit code is kept.
 crontab_of() {
     local mirror=$1
     sed -e "s|^PATH=.*|PATH=$bin:/usr/sbin:/usr/bin:/sbin:/bin|" \
@@ -81,8 +85,7 @@ run_cron() {
     setsid env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin cron -f </dev/null >/dev/null 2>&1 &
     pid=$!
     wait_for test -s "$scratch/exit" || { echo "cron did not run the job within a minute"; rc=1; }
-    no_children() { ! pgrep -P "$pid" >/dev/null; }
-    wait_for no_children || { echo "the job did not end within a minute"; rc=1; }
+    wait_for childless "$pid" || { echo "the job did not end within a minute"; rc=1; }
     kill "$pid"
     wait "$pid" 2>/dev/null
     return $rc
@@ -96,7 +99,7 @@ echo "first" >"$scratch/volume/file"
     crontab_of "$scratch/mirror"
     echo "@reboot root env >$scratch/env; tty >$scratch/tty; true"
 } >"$scratch/crontab"
-grep -q "^@reboot .*somfs-ctl migrate $scratch/volume $scratch/mirror --quiet;" "$scratch/crontab" || { echo "FAILED: the shipped line was not found"; exit 1; }
+check "the shipped line is in use" grep -q "^@reboot .*somfs-ctl migrate $scratch/volume $scratch/mirror --quiet;" "$scratch/crontab"
 check "a first run under cron" run_cron "$scratch/crontab"
 check "it exits 0" test "$(cat "$scratch/exit")" = 0
 check "it is silent: no mail" test "$(mails)" = 0
