@@ -94,7 +94,6 @@ Status CatalogPlay::check_directories() {
 }
 
 Status CatalogPlay::settle() {
-  SOMFS_TRY(check_directories());
   std::vector<Row> candidates(perhaps_nameless_.begin(), perhaps_nameless_.end());
   while (!candidates.empty()) {
     Row row = candidates.back();
@@ -118,7 +117,7 @@ Status CatalogPlay::settle() {
       ++removed;
     }
   }
-  return {};
+  return check_directories();   // now that the names in dead directories are gone
 }
 
 // ---- objects on their way into being ------------------------------------------------------------------------------------
