@@ -44,7 +44,12 @@ struct DirtyObject {
   bool born = false;        // came to be inside the window: unknown to the mirror
   bool whole = false;       // extents unknown: everything about it
   bool subtree = false;     // a directory: everything below it
-  bool operator==(const DirtyObject&) const = default;
+  bool moved = false;       // gained or lost a name inside the window
+  ObjectId parent;          // a hint for folding: the directory that named it last, {} where unknown; no part of equality
+  bool operator==(const DirtyObject& o) const {
+    return handle == o.handle && extents == o.extents && attr == o.attr && xattr == o.xattr && born == o.born && whole == o.whole &&
+           subtree == o.subtree && moved == o.moved;
+  }
 };
 
 class DirtySet {
@@ -56,26 +61,43 @@ class DirtySet {
   DirtySet() = default;
   explicit DirtySet(Bounds bounds) : bounds_(bounds) {}
 
-  void add(const Change& change);          // replaying every change of a log gives the same set as compacting it piecewise
-  void mark(const ObjectId& object, const Handle* handle);  // a mark without extents: `whole`
+  // Replaying every change of a log gives the same set as compacting it piecewise. False: the set held it already.
+  bool add(const Change& change);
+  void mark(const ObjectId& object, const Handle* handle, bool subtree = false);  // a mark without extents: `whole`
+  void learn_handle(const ObjectId& object, const Handle& handle);  // of an object already in the set
+  bool needs_handle(const ObjectId& object) const;                  // in the set, without a handle
+  void suspect_all();                      // after a power loss: every object in it is `whole`, directories with dirty names too
   void merge(const DirtySet& later);       // the union of two windows, `later` following this one
-  void set_volume_whole() { volume_whole_ = true; objects_.clear(); names_.clear(); bytes_ = 0; }
+  void set_volume_whole() { volume_whole_ = true; any_subtree_ = false; objects_.clear(); names_.clear(); bytes_ = 0; }
 
   bool empty() const { return !volume_whole_ && objects_.empty() && names_.empty(); }
   bool volume_whole() const { return volume_whole_; }
+  bool degraded() const { return degraded_; }  // a bound was hit: it says more than was changed
+  bool operator==(const DirtySet& o) const {
+    return volume_whole_ == o.volume_whole_ && objects_ == o.objects_ && names_ == o.names_;
+  }
   const std::unordered_map<ObjectId, DirtyObject>& objects() const { return objects_; }
   const std::unordered_map<ObjectId, std::set<std::string, std::less<>>>& names() const { return names_; }
   std::size_t estimated_bytes() const { return bytes_; }
 
-  // docs/formats.md, "Dirty set".
+  // docs/formats/journal.md, "Dirty set". Equal sets give equal bytes, but for the parent hints. The caller adds a checksum.
   std::string encode() const;
-  static bool decode(std::string_view bytes, DirtySet* out);  // false: corrupt
+  static bool decode(std::string_view bytes, DirtySet* out);  // false: corrupt; out's bounds stay
 
  private:
+  using Names = std::set<std::string, std::less<>>;
+  static std::size_t cost(const DirtyObject& object);
   void degrade();
+  void wholes();
+  void fold();
+  void settle(DirtyObject& object, std::size_t cost_before);  // after a change: extents within bounds, memory accounted
+  bool add_name(const Change& change);
   DirtyObject& touch(const ObjectId& object, const Handle* handle);
+  bool dirty_name(const ObjectId& parent, std::string_view name);
   Bounds bounds_;
   bool volume_whole_ = false;
+  bool any_subtree_ = false;  // then a name change may carry an object out of what is known: it becomes whole and subtree
+  bool degraded_ = false;
   std::size_t bytes_ = 0;
   std::unordered_map<ObjectId, DirtyObject> objects_;
   std::unordered_map<ObjectId, std::set<std::string, std::less<>>> names_;
