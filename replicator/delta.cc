@@ -14,7 +14,8 @@ namespace somfs::replicator {
 namespace {
 
 constexpr std::size_t kBuffer = 64u << 10;
-constexpr std::size_t kStrong = 16;
+constexpr std::uint32_t kStrong = 16, kLeastStrong = 8, kMostStrong = 32;
+constexpr std::uint32_t kLeastBlock = 256;
 constexpr std::size_t kSignatureHeader = 12;
 constexpr std::size_t kWorstChain = 64;       // distinct blocks with one weak sum: chance gives two or three
 constexpr std::uint32_t kLargestBlock = 64u << 20;
@@ -62,14 +63,13 @@ std::uint32_t big_endian(std::string_view four) {
 }
 
 // How many distinct blocks share one weak sum, at worst.
-std::size_t worst_chain(std::string_view sums) {
+std::size_t worst_chain(std::string_view sums, std::size_t strong_length) {
   std::vector<std::pair<std::uint32_t, std::uint64_t>> all;
-  all.reserve(sums.size() / (4 + kStrong));
-  for (std::size_t at = 0; at + 4 + kStrong <= sums.size(); at += 4 + kStrong) {
-    ByteReader r(sums.substr(at, 4 + kStrong));
+  all.reserve(sums.size() / (4 + strong_length));
+  for (std::size_t at = 0; at + 4 + strong_length <= sums.size(); at += 4 + strong_length) {
+    ByteReader r(sums.substr(at, 4 + strong_length));
     std::uint32_t weak = r.u32();
-    std::uint64_t strong = r.u64();
-    all.emplace_back(weak, strong ^ r.u64());
+    all.emplace_back(weak, std::hash<std::string_view>()(r.raw(strong_length)));
   }
   std::sort(all.begin(), all.end());
   all.erase(std::unique(all.begin(), all.end()), all.end());
@@ -89,8 +89,10 @@ std::uint32_t delta_block(std::uint64_t basis_size) {
   return static_cast<std::uint32_t>(block);
 }
 
-Status make_signature(std::uint64_t size, const PieceSource& read, const PieceSink& out) {
-  Job job(rs_sig_begin(delta_block(size), kStrong, RS_BLAKE2_SIG_MAGIC));
+SignatureShape signature_shape(std::uint64_t basis_size) { return {RS_BLAKE2_SIG_MAGIC, delta_block(basis_size), kStrong}; }
+
+Status make_signature(const SignatureShape& shape, const PieceSource& read, const PieceSink& out) {
+  Job job(rs_sig_begin(shape.block, shape.strong, static_cast<rs_magic_number>(shape.magic)));
   std::string buffer(kBuffer, '\0');
   while (true) {
     SOMFS_TRY_ASSIGN(std::size_t n, read(buffer.data(), buffer.size()));
@@ -113,21 +115,27 @@ Signature::Signature(Signature&&) noexcept = default;
 const std::string& Signature::bytes() const { return impl_->bytes; }
 
 Status Signature::feed(std::string_view piece) {
-  if (impl_->bytes.size() + piece.size() > kSignatureHeader + (kMaxBlocks + 1) * (4 + kStrong))
+  if (impl_->bytes.size() + piece.size() > kSignatureHeader + (kMaxBlocks + 1) * (4 + kMostStrong))
     return fail(Exit::temporary, "cannot use a signature", {}, "it is larger than it may be");
   impl_->bytes.append(piece);
   return {};
 }
 
+SignatureShape Signature::shape() const {
+  std::string_view all = impl_->bytes;
+  if (all.size() < kSignatureHeader) return {};
+  return {big_endian(all.substr(0, 4)), big_endian(all.substr(4, 4)), big_endian(all.substr(8, 4))};
+}
+
 Status Signature::finish() {
   std::string_view all = impl_->bytes;
-  if (all.size() < kSignatureHeader || big_endian(all.substr(0, 4)) != RS_BLAKE2_SIG_MAGIC)
+  const SignatureShape shape = this->shape();
+  if (shape.magic != RS_BLAKE2_SIG_MAGIC && shape.magic != RS_RK_BLAKE2_SIG_MAGIC)
     return fail(Exit::temporary, "cannot use a signature", {}, "it is not one");
-  std::uint32_t block = big_endian(all.substr(4, 4));
-  if (block < 512 || block > kLargestBlock || big_endian(all.substr(8, 4)) != kStrong ||
-      (all.size() - kSignatureHeader) % (4 + kStrong) != 0)
+  if (shape.block < kLeastBlock || shape.block > kLargestBlock || shape.strong < kLeastStrong || shape.strong > kMostStrong ||
+      (all.size() - kSignatureHeader) % (4 + shape.strong) != 0)
     return fail(Exit::temporary, "cannot use a signature", {}, "its lengths are not possible");
-  if (worst_chain(all.substr(kSignatureHeader)) > kWorstChain)
+  if (worst_chain(all.substr(kSignatureHeader), shape.strong) > kWorstChain)
     return fail(Exit::temporary, "cannot use a signature", {}, "its weak sums collide too often");
   Job job(rs_loadsig_begin(&impl_->sums));
   auto nothing = [](std::string_view) -> Status { return {}; };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// librsync (rollsum weak sums, BLAKE2 strong sums of 16 bytes): what of a rewritten file the mirror already has.
+// librsync (rolling weak sums, BLAKE2 strong sums): what of a rewritten file the mirror already has.
 // The signature describes the basis in blocks, the delta the new content in copies of the basis and literal bytes.
 #pragma once
 
@@ -23,8 +23,14 @@ inline constexpr std::uint64_t kMaxBlocks = 1u << 20;      // in a signature: bo
 // 2 KiB for small files, 4 KiB from 64 MiB, beyond 4 GiB as large as kMaxBlocks asks for.
 std::uint32_t delta_block(std::uint64_t basis_size);
 
-// Hands the signature of a content of `size` bytes to `out`, in pieces of at most 64 KiB.
-Status make_signature(std::uint64_t size, const PieceSource& read, const PieceSink& out);
+// Kind of the sums (a magic number of librsync) and their lengths in bytes.
+struct SignatureShape {
+  std::uint32_t magic = 0, block = 0, strong = 0;
+};
+SignatureShape signature_shape(std::uint64_t basis_size);   // rollsum and BLAKE2: the quickest to search
+
+// Hands the signature of a content to `out`, in pieces of at most 64 KiB.
+Status make_signature(const SignatureShape& shape, const PieceSource& read, const PieceSink& out);
 
 class Signature;
 // Writes the delta of what `read` gives against the signature. False: given up, because too little matched; nothing was handed out then.
@@ -41,6 +47,7 @@ class Signature {
   Status feed(std::string_view piece);
   Status finish();                         // after the last piece
   const std::string& bytes() const;        // as it came: equal bytes mean equal contents
+  SignatureShape shape() const;
 
  private:
   friend Result<bool> make_delta(Signature&, const PieceSource&, const PieceSink&);

@@ -28,7 +28,7 @@ PieceSource from(std::string_view bytes) {
 
 std::string signature_of(std::string_view basis) {
   std::string out;
-  auto s = make_signature(basis.size(), from(basis), [&](std::string_view p) -> Status {
+  auto s = make_signature(signature_shape(basis.size()), from(basis), [&](std::string_view p) -> Status {
     out.append(p);
     return {};
   });
