@@ -35,6 +35,13 @@ struct StagedRow {
   std::string hash;     // SHA-256 of what is staged, computed when asked
 };
 
+// Body of a `stages` message.
+std::string encode(const std::vector<StagedRow>& rows);
+bool decode(std::string_view bytes, std::vector<StagedRow>* rows);
+
+// A `listing` with this many rows is followed by another one for the same directory; one with fewer (or none) is its last.
+inline constexpr std::size_t kListRows = 8192;
+
 class Mirror {
  public:
   enum class Mode { create, existing };   // create: make the directory and its state when there is none

@@ -4,6 +4,7 @@
 
 #include "common/bytes.h"
 #include "replicator/group.h"
+#include "replicator/mirror.h"
 #include "replicator/wire.h"
 
 namespace somfs::replicator {
@@ -229,6 +230,36 @@ bool decode(std::string_view bytes, std::vector<InspectRow>* rows) {
     row.content = get_text(r, 32);
     row.xattr_hash = r.u64();
     row.trouble = get_text(r, kMaxText);
+    rows->push_back(std::move(row));
+  }
+  return r.at_end();
+}
+
+std::string encode(const std::vector<StagedRow>& rows) {
+  std::string s;
+  ByteWriter w(s);
+  w.varint(rows.size());
+  for (const StagedRow& row : rows) {
+    w.id(row.object);
+    w.varint(row.size);
+    put_time(w, row.mtime);
+    put_time(w, row.ctime);
+    w.text(row.hash);
+  }
+  return s;
+}
+
+bool decode(std::string_view bytes, std::vector<StagedRow>* rows) {
+  ByteReader r(bytes);
+  rows->clear();
+  std::size_t n = r.bounded(kMaxRows);
+  for (std::size_t i = 0; i < n && r.ok(); ++i) {
+    StagedRow row;
+    row.object = r.id();
+    row.size = r.varint();
+    row.mtime = get_time(r);
+    row.ctime = get_time(r);
+    row.hash = get_text(r, 32);
     rows->push_back(std::move(row));
   }
   return r.at_end();

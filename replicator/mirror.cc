@@ -1,0 +1,553 @@
+// SPDX-License-Identifier: Apache-2.0
+// The life of a mirror: opening and recovery, epochs from begin to commit, the brake.
+#include "replicator/mirror.h"
+
+#include <fcntl.h>
+#include <librsync.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include <climits>
+#include <cstdlib>
+
+#include <fmt/format.h>
+
+#include "common/log.h"
+#include "common/printable.h"
+#include "replicator/mirror_impl.h"
+#include "replicator/mirror_inode.h"
+
+namespace somfs::replicator {
+
+namespace {
+
+constexpr const char* kState = ".somfs-mirror";
+constexpr std::uint64_t kBrakeFloor = 100;          // removals up to here are never held for their share alone
+constexpr std::uint64_t kSpaceMargin = 4u << 20;    // left free for the catalog and directories when an epoch commits
+
+Result<bool> exists(int dir, const char* name) {
+  if (::faccessat(dir, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0) return true;
+  if (errno == ENOENT) return false;
+  return fail_errno("cannot look at", name);
+}
+
+Result<Fd> make_directory(int dir, const char* name, unsigned mode) {
+  if (::mkdirat(dir, name, mode) != 0 && errno != EEXIST) return fail_errno("cannot create", name);
+  Fd fd(::openat(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (!fd) return fail_errno("cannot open", name);
+  return fd;
+}
+
+std::string raw_ancestors(const Hello& h) {
+  std::string out;
+  for (const Uuid& u : h.ancestors) out.append(u.raw());
+  return out;
+}
+
+}  // namespace
+
+// ---- opening ------------------------------------------------------------------------------------------------------------
+
+Mirror::Mirror(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Mirror::~Mirror() { impl_->abort(); }
+
+Result<std::unique_ptr<Mirror>> Mirror::open(const std::string& directory, Mode mode) {
+  auto impl = std::make_unique<Impl>();
+  SOMFS_TRY(impl->open(directory, mode));
+  return std::unique_ptr<Mirror>(new Mirror(std::move(impl)));
+}
+
+Status Mirror::Impl::open(const std::string& path, Mode mode) {
+  SOMFS_TRY(open_directory(path, mode));
+  char resolved[PATH_MAX];
+  if (::realpath(path.c_str(), resolved) == nullptr) return fail_errno("cannot resolve", printable(path));
+  SOMFS_TRY_ASSIGN(bool has_catalog, exists(state.get(), "catalog.sqlite"));
+  if (!has_catalog && mode == Mode::existing)
+    return fail(Exit::configuration, "there is no mirror in", printable(path), {}, "migrate to it first");
+  std::string catalog = std::string(resolved) + "/" + kState + "/catalog.sqlite";
+  SOMFS_TRY_ASSIGN(writer, CatalogDb::open(catalog, true));
+  SOMFS_TRY_ASSIGN(reader, CatalogDb::open(catalog, false));
+  SOMFS_TRY(open_state());
+  SOMFS_TRY(load_meta());
+  SOMFS_TRY(recover());
+  return leftovers.load(state.get());
+}
+
+Status Mirror::Impl::open_directory(const std::string& path, Mode mode) {
+  if (mode == Mode::create && ::mkdir(path.c_str(), 0755) != 0 && errno != EEXIST)
+    return fail_errno("cannot create the mirror directory", printable(path));
+  directory = Fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!directory && errno == ENOTDIR) return fail(Exit::configuration, "cannot use as a mirror", printable(path), "it is not a directory");
+  if (!directory && errno == ENOENT)
+    return fail(Exit::configuration, "there is no mirror in", printable(path), "no such directory", "migrate to it first");
+  if (!directory) return fail_errno("cannot open the mirror directory", printable(path));
+  SOMFS_TRY_ASSIGN(bool has_state, exists(directory.get(), kState));
+  SOMFS_TRY_ASSIGN(bool has_tree, exists(directory.get(), "tree"));
+  if (!has_state && mode == Mode::existing)
+    return fail(Exit::configuration, "there is no mirror in", printable(path), {}, "migrate to it first");
+  if (!has_state && !has_tree) {
+    bool empty = true;
+    SOMFS_TRY(each_entry(directory.get(), [&](const std::string& name, std::uint64_t, unsigned char) -> Status {
+      empty = empty && name == "lost+found";
+      return {};
+    }));
+    if (!empty)
+      return fail(Exit::configuration, "refusing to make a mirror in", printable(path), "it holds other files and no tree/",
+                  "use an empty directory, or move an existing copy into its tree/");
+  }
+  SOMFS_TRY_ASSIGN(state, make_directory(directory.get(), kState, 0700));
+  lock = Fd(::openat(state.get(), "lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
+  if (!lock) return fail_errno("cannot open the mirror's lock", printable(path));
+  if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EWOULDBLOCK) return fail(Exit::locked, "the mirror is in use by another process", printable(path));
+    return fail_errno("cannot lock the mirror", printable(path));
+  }
+  return {};
+}
+
+Status Mirror::Impl::open_state() {
+  // Default ACLs of the directory the mirror was put in must not colour what is staged.
+  ::removexattr(proc_path(state.get()).c_str(), "system.posix_acl_default");
+  SOMFS_TRY_ASSIGN(tree, make_directory(directory.get(), "tree", 0755));
+  SOMFS_TRY_ASSIGN(stage, make_directory(state.get(), "stage", 0700));
+  SOMFS_TRY_ASSIGN(journal, make_directory(state.get(), "journal", 0700));
+  SOMFS_TRY_ASSIGN(std::string id, writer->meta("mirror"));
+  if (id.empty()) SOMFS_TRY(initialize());
+  return {};
+}
+
+Status Mirror::Impl::initialize() {
+  SOMFS_TRY(writer->begin());
+  SOMFS_TRY(writer->set_meta("mirror", Uuid::random().raw()));
+  SOMFS_TRY(adopt());
+  SOMFS_TRY(writer->commit());
+  if (::fsync(state.get()) != 0 || ::fsync(directory.get()) != 0) return fail_errno("cannot sync the mirror directory");
+  return {};
+}
+
+// Rows for what tree/ holds, under ids of our own making.
+Status Mirror::Impl::adopt() {
+  SOMFS_TRY_ASSIGN(Inode top, inode_of(tree.get()));
+  ObjectRow root;
+  root.row = kRootRow;
+  root.kind = Kind::dir;
+  root.inode = top.id;
+  SOMFS_TRY(writer->put(root));
+  TreePaths paths(tree.get(), stage.get(), *writer);
+  std::vector<Row> left{kRootRow};
+  Row next = kRootRow + 1;
+  while (!left.empty()) {
+    Row at = left.back();
+    left.pop_back();
+    SOMFS_TRY_ASSIGN(auto dir, paths.directory(at));
+    if (!dir) return fail(Exit::temporary, "the mirror's tree changed while it was read");
+    Status walked = each_entry(dir->get(), [&](const std::string& name, std::uint64_t, unsigned char) -> Status {
+      SOMFS_TRY_ASSIGN(auto found, look(dir->get(), name));
+      if (!found) return {};
+      SOMFS_TRY_ASSIGN(auto known, writer->by_inode(found->id));
+      ObjectRow o = known.value_or(ObjectRow{});
+      if (!known) {
+        o.row = next++;
+        o.id = {found->id.ino, kSyntheticBirth};
+        o.kind = found->attr.kind;
+        o.inode = found->id;
+        o.size = found->attr.size;
+        o.mtime = found->attr.mtime;
+        SOMFS_TRY(writer->put(o));
+        if (o.kind == Kind::dir) left.push_back(o.row);
+      }
+      return writer->bind(at, name, o.row, 0);
+    });
+    SOMFS_TRY(walked);
+  }
+  return writer->set_number("foreign", next > kRootRow + 1 ? 1 : 0);
+}
+
+Status Mirror::Impl::load_meta() {
+  SOMFS_TRY_ASSIGN(std::string text, writer->meta("mirror"));
+  mirror = Uuid::from_raw(text);
+  SOMFS_TRY_ASSIGN(text, writer->meta("volume"));
+  volume = text.empty() ? Uuid{} : Uuid::from_raw(text);
+  SOMFS_TRY_ASSIGN(text, writer->meta("generation"));
+  generation = text.empty() ? Uuid{} : Uuid::from_raw(text);
+  SOMFS_TRY_ASSIGN(ancestors, writer->meta("ancestors"));
+  SOMFS_TRY_ASSIGN(host, writer->meta("host"));
+  SOMFS_TRY_ASSIGN(committed, writer->number("committed"));
+  SOMFS_TRY_ASSIGN(applied, writer->number("applied"));
+  SOMFS_TRY_ASSIGN(held, writer->number("held"));
+  SOMFS_TRY_ASSIGN(held_reason, writer->meta("held_reason"));
+  SOMFS_TRY_ASSIGN(run, writer->number("run"));
+  SOMFS_TRY_ASSIGN(std::uint64_t flag, writer->number("pending"));
+  pending = flag != 0;
+  SOMFS_TRY_ASSIGN(flag, writer->number("foreign"));
+  foreign = flag != 0;
+  return {};
+}
+
+Status Mirror::Impl::recover() {
+  SOMFS_TRY_ASSIGN(std::uint64_t rescan, writer->number("rescan"));
+  if (rescan != 0) {
+    log::warning("the mirror's catalog is built anew from its tree: the next migration compares");
+    SOMFS_TRY(writer->begin());
+    SOMFS_TRY(writer->forget_all());
+    SOMFS_TRY(empty_stage());
+    SOMFS_TRY(adopt());
+    for (const char* key : {"committed", "applied", "pending", "held", "rescan"}) SOMFS_TRY(writer->set_number(key, 0));
+    SOMFS_TRY(writer->commit());
+    SOMFS_TRY(load_meta());
+  }
+  if (pending) {
+    if (Status s = apply_pending(); !s) {
+      // Not the system's doing: playing it again would not help.
+      if (s.error().sys == 0 && s.error().exit == Exit::temporary) {
+        SOMFS_TRY(writer->begin());
+        SOMFS_TRY(writer->set_number("rescan", 1));
+        SOMFS_TRY(writer->commit());
+      }
+      return s;
+    }
+  }
+  std::vector<std::string> interrupted;
+  SOMFS_TRY(each_entry(journal.get(), [&](const std::string& name, std::uint64_t, unsigned char) -> Status {
+    if (held == 0 || name != std::to_string(held)) interrupted.push_back(name);
+    return {};
+  }));
+  if (held != 0) return {};
+  for (const std::string& redo : interrupted) {
+    SOMFS_TRY(Leftovers::put_aside(state.get(), redo));
+    SOMFS_TRY_ASSIGN(stage, make_directory(state.get(), "stage", 0700));
+  }
+  return empty_stage();
+}
+
+Status Mirror::Impl::empty_stage() {
+  std::vector<std::string> names;
+  SOMFS_TRY(each_entry(stage.get(), [&](const std::string& name, std::uint64_t, unsigned char) -> Status {
+    names.push_back(name);
+    return {};
+  }));
+  for (const std::string& name : names) SOMFS_TRY(remove_tree(stage.get(), name));
+  return {};
+}
+
+Status Mirror::Impl::apply_pending() {
+  std::string redo = std::to_string(committed);
+  SOMFS_TRY(Apply(*reader, tree.get(), stage.get(), journal.get(), redo).run());
+  SOMFS_TRY(writer->begin());
+  SOMFS_TRY(writer->set_number("applied", committed));
+  SOMFS_TRY(writer->set_number("pending", 0));
+  SOMFS_TRY(writer->commit());
+  applied = committed;
+  pending = false;
+  if (::unlinkat(journal.get(), redo.c_str(), 0) != 0 && errno != ENOENT) return fail_errno("cannot remove the mirror's redo list");
+  return leftovers.clear(state.get());
+}
+
+// ---- who it is ----------------------------------------------------------------------------------------------------------
+
+Welcome Mirror::welcome() const {
+  Welcome w;
+  w.mirror = impl_->mirror;
+  w.volume = impl_->volume;
+  w.generation = impl_->generation;
+  w.epoch = impl_->committed;
+  w.foreign_tree = impl_->foreign;
+  w.staged = impl_->leftovers.count();
+  w.files = impl_->reader->objects().value_or(1) - 1;
+  w.held = impl_->held != 0;
+  return w;
+}
+
+std::uint64_t Mirror::committed_epoch() const { return impl_->committed; }
+std::uint64_t Mirror::applied_epoch() const { return impl_->applied; }
+
+Status Mirror::Impl::usable() const { return dead ? Status(pass_on(*dead)) : Status(); }
+
+Status Mirror::greet(const Hello& hello) {
+  Impl& m = *impl_;
+  SOMFS_TRY(m.usable());
+  if (m.volume && hello.volume != m.volume)
+    return fail(Exit::not_allowed, "this mirror belongs to another volume", m.volume.text(), "the source is " + hello.volume.text(),
+                "use another directory for this volume");
+  bool descends = hello.generation == m.generation;
+  for (const Uuid& a : hello.ancestors) descends = descends || a == m.generation;
+  if (m.generation && !descends)
+    return fail(Exit::person, "this mirror was written by a source that is no ancestor of this one", m.generation.text(),
+                "both sides may have been active", "decide which side is right: somfs-ctl split resolve");
+  m.hello = hello;
+  return {};
+}
+
+// ---- an epoch -----------------------------------------------------------------------------------------------------------
+
+Status Mirror::begin(const Begin& begin) {
+  Impl& m = *impl_;
+  SOMFS_TRY(m.usable());
+  if (m.epoch) return fail(Exit::temporary, "an epoch was begun already");
+  if (begin.epoch == 0) return fail(Exit::temporary, "refusing an epoch without a number");
+  if (m.held != 0) {
+    if (!begin.confirmed)
+      return fail(Exit::person, "epoch " + std::to_string(m.held) + " waits for a decision", {}, m.held_reason,
+                  "somfs-ctl held accept or reject; or migrate again, confirmed");
+    SOMFS_TRY(m.decide_held(false));
+  }
+  if (begin.strategy == "differential" && begin.base_epoch != m.committed)
+    return fail(Exit::temporary, "the mirror holds another epoch than the one this difference starts from",
+                std::to_string(m.committed), "the difference starts from " + std::to_string(begin.base_epoch), "compare with the catalog");
+  RedoHead head{begin.epoch, m.hello.volume, begin.generation, raw_ancestors(m.hello), m.hello.host, begin.excludes};
+  SOMFS_TRY(m.writer->begin());
+  auto opened = [&]() -> Status {
+    SOMFS_TRY_ASSIGN(Row last, m.writer->last_row());
+    SOMFS_TRY_ASSIGN(RedoWriter redo, RedoWriter::create(m.journal.get(), std::to_string(begin.epoch), head));
+    m.epoch.reset(new Impl::Epoch{begin, m.run + 1, std::move(redo), TreePaths(m.tree.get(), m.stage.get(), *m.writer),
+                                  TreePaths(m.tree.get(), m.stage.get(), *m.reader), {}, {}});
+    Impl::Epoch& e = *m.epoch;
+    e.play.emplace(*m.writer, e.run, last + 1);
+    e.receiver.emplace(Receiver::Parts{m.writer.get(), m.reader.get(), &e.paths, &e.committed, &e.redo, &*e.play,
+                                       [&m](const ObjectId& id) { return m.leftovers.find(id); }, last + 1, begin.replace_all});
+    return {};
+  }();
+  if (!opened) m.writer->rollback();
+  return opened;
+}
+
+Status Mirror::receive(std::string_view records) {
+  SOMFS_TRY(impl_->usable());
+  if (!impl_->epoch) return fail(Exit::temporary, "records came before an epoch was begun");
+  Status s = impl_->epoch->receiver->take(records);
+  if (!s) impl_->abort();
+  return s;
+}
+
+Result<Committed> Mirror::commit() {
+  SOMFS_TRY(impl_->usable());
+  if (!impl_->epoch) return fail(Exit::temporary, "a commit came before an epoch was begun");
+  auto result = impl_->commit();
+  if (!result) impl_->abort();
+  return result;
+}
+
+// Why the epoch is to be held; empty: it is not.
+std::string Mirror::Impl::brake(const Begin& begin, const CatalogPlay& play) {
+  if (begin.confirmed || begin.brake_share >= 1 || play.removed == 0) return {};
+  std::uint64_t before = reader->objects().value_or(1) - 1;
+  // Onto a tree no migration made everything comes anew: what counts is what nothing replaces.
+  std::uint64_t removed = !foreign ? play.removed : play.removed - std::min(play.removed, play.created);
+  auto old_root = reader->children(kRootRow);
+  auto new_root = writer->children(kRootRow);
+  if (old_root && new_root && !old_root->empty() && new_root->empty())
+    return fmt::format("the source's root is empty, the mirror holds {} objects", before);
+  if (removed > kBrakeFloor && static_cast<double>(removed) > begin.brake_share * static_cast<double>(before))
+    return fmt::format("{} of {} objects would be removed", removed, before);
+  return {};
+}
+
+Status Mirror::Impl::check_space(std::uint64_t in_place) {
+  struct statvfs v;
+  if (::fstatvfs(stage.get(), &v) != 0) return fail_errno("cannot ask for the mirror's free space");
+  std::uint64_t free = static_cast<std::uint64_t>(::geteuid() == 0 ? v.f_bfree : v.f_bavail) * v.f_frsize;
+  if (free < in_place + kSpaceMargin)
+    return fail(Exit::no_space, "no room at the mirror to apply this epoch", {}, fmt::format("{} bytes are needed", in_place + kSpaceMargin),
+                "make room; the mirror still holds the epoch before");
+  return {};
+}
+
+Result<Committed> Mirror::Impl::commit() {
+  Epoch& e = *epoch;
+  SOMFS_TRY(e.receiver->finish());
+  if (e.begin.replace_all) {
+    SOMFS_TRY_ASSIGN(auto gone, writer->not_stated(static_cast<std::int64_t>(e.run)));
+    for (auto& [parent, name] : gone) {
+      RedoOp op;
+      op.type = RedoOp::Type::name;
+      op.parent = parent;
+      op.name = std::move(name);
+      SOMFS_TRY(e.play->play(op));
+      SOMFS_TRY(e.redo.add(op));
+    }
+  }
+  SOMFS_TRY(e.play->settle());
+  bool something = e.redo.operations() > 0;
+  RedoHead head{e.begin.epoch, hello.volume, e.begin.generation, raw_ancestors(hello), hello.host, e.begin.excludes};
+  if (something) {
+    SOMFS_TRY(check_space(e.redo.in_place_bytes()));
+    SOMFS_TRY(e.receiver->sync());
+    SOMFS_TRY(e.redo.finish());
+    if (::fsync(journal.get()) != 0) return fail_errno("cannot sync the mirror's redo list");
+    if (std::string why = brake(e.begin, *e.play); !why.empty()) {
+      Committed c{e.begin.epoch, true, why, e.play->removed, e.play->created, e.play->changed};
+      writer->rollback();
+      SOMFS_TRY(writer->begin());
+      SOMFS_TRY(writer->set_number("held", e.begin.epoch));
+      SOMFS_TRY(writer->set_meta("held_reason", why));
+      SOMFS_TRY(writer->commit());
+      held = e.begin.epoch;
+      held_reason = why;
+      epoch.reset();
+      return c;
+    }
+  }
+  return land(head, something, *e.play);
+}
+
+Status Mirror::Impl::write_meta(const RedoHead& head, bool something) {
+  if (head.volume) SOMFS_TRY(writer->set_meta("volume", head.volume.raw()));
+  SOMFS_TRY(writer->set_meta("generation", head.generation.raw()));
+  SOMFS_TRY(writer->set_meta("ancestors", head.ancestors));
+  SOMFS_TRY(writer->set_meta("host", head.host));
+  SOMFS_TRY(writer->set_meta("excludes", head.excludes));
+  SOMFS_TRY(writer->set_number("committed", head.epoch));
+  SOMFS_TRY(writer->set_number("pending", something ? 1 : 0));
+  if (!something) SOMFS_TRY(writer->set_number("applied", head.epoch));
+  SOMFS_TRY(writer->set_number("held", 0));
+  SOMFS_TRY(writer->set_number("foreign", 0));
+  return writer->set_number("run", run + 1);
+}
+
+// The commit point, then the tree.
+Result<Committed> Mirror::Impl::land(const RedoHead& head, bool something, const CatalogPlay& play) {
+  Committed c{head.epoch, false, {}, play.removed, play.created, play.changed};
+  SOMFS_TRY(write_meta(head, something));
+  if (Status s = writer->commit(); !s) {
+    // It may or may not have reached the disk: only opening again tells.
+    dead = s.error();
+    return pass_on(*dead);
+  }
+  SOMFS_TRY(load_meta());
+  epoch.reset();
+  if (!something) {
+    ::unlinkat(journal.get(), std::to_string(head.epoch).c_str(), 0);
+    return c;
+  }
+  if (Status s = apply_pending(); !s) {
+    dead = s.error();
+    return pass_on(*dead);
+  }
+  return c;
+}
+
+void Mirror::Impl::abort() noexcept {
+  if (!epoch) return;
+  std::string redo = std::to_string(epoch->begin.epoch);
+  if (dead) {  // unknown or committed: nothing is touched before it is opened again
+    epoch.reset();
+    return;
+  }
+  (void)epoch->redo.flush();
+  epoch.reset();
+  writer->rollback();
+  Status s = Leftovers::put_aside(state.get(), redo);
+  if (s) {
+    auto fresh = make_directory(state.get(), "stage", 0700);
+    if (fresh) stage = std::move(*fresh);
+    s = leftovers.load(state.get());
+  }
+  if (!s) dead = s.error();
+}
+
+void Mirror::abort() noexcept { impl_->abort(); }
+
+Status Mirror::decide_held(bool accept) {
+  SOMFS_TRY(impl_->usable());
+  return impl_->decide_held(accept);
+}
+
+Status Mirror::Impl::decide_held(bool accept) {
+  if (held == 0) return fail(Exit::usage, "no epoch of this mirror waits for a decision");
+  std::string redo = std::to_string(held);
+  if (!accept) {
+    SOMFS_TRY(writer->begin());
+    SOMFS_TRY(writer->set_number("held", 0));
+    SOMFS_TRY(writer->commit());
+    held = 0;
+    if (::unlinkat(journal.get(), redo.c_str(), 0) != 0 && errno != ENOENT) return fail_errno("cannot remove the mirror's redo list");
+    return empty_stage();
+  }
+  SOMFS_TRY(writer->begin());
+  auto landed = [&]() -> Status {
+    SOMFS_TRY_ASSIGN(Row last, writer->last_row());
+    CatalogPlay play(*writer, run + 1, last + 1);
+    RedoHead head;
+    SOMFS_TRY(read_redo(journal.get(), redo, true, &head, [&](const RedoOp& op) { return play.play(op); }));
+    SOMFS_TRY(play.settle());
+    auto done = land(head, true, play);
+    return done ? Status() : Status(pass_on(done.error()));
+  }();
+  if (!landed) writer->rollback();
+  return landed;
+}
+
+// ---- what it holds ------------------------------------------------------------------------------------------------------
+
+Result<std::vector<ListRow>> Mirror::list(const ObjectId& dir) {
+  SOMFS_TRY(impl_->usable());
+  Row row = kRootRow;
+  if (dir) {
+    SOMFS_TRY_ASSIGN(auto object, impl_->reader->by_id(dir));
+    if (!object)
+      return fail(Exit::temporary, "the mirror does not know directory", std::to_string(dir.ino) + "." + std::to_string(dir.birth));
+    row = object->row;
+  }
+  SOMFS_TRY_ASSIGN(auto children, impl_->reader->children(row));
+  std::vector<ListRow> rows;
+  rows.reserve(children.size());
+  for (Child& c : children)
+    rows.push_back({std::move(c.name), c.object.id, c.object.kind, c.object.size, c.object.mtime, c.object.ctime, c.object.attr_hash});
+  return rows;
+}
+
+Status Mirror::signature(const ObjectId& object, const std::function<Status(std::string_view)>& piece) {
+  SOMFS_TRY(impl_->usable());
+  SOMFS_TRY_ASSIGN(auto row, impl_->reader->by_id(object));
+  SharedFd fd;
+  if (row && row->kind == Kind::file) {
+    TreePaths paths(impl_->tree.get(), impl_->stage.get(), *impl_->reader);
+    SOMFS_TRY_ASSIGN(fd, paths.open(*row, O_RDONLY));
+  }
+  if (!fd) return fail(Exit::temporary, "the mirror has no content of object", std::to_string(object.ino) + "." + std::to_string(object.birth));
+  // Blocks of twice librsync's square-root rule: signature and delta travel, and the signature is the larger part of both.
+  rs_magic_number magic = RS_RK_BLAKE2_SIG_MAGIC;
+  std::size_t block = 0, strong = 12;
+  if (rs_sig_args(static_cast<rs_long_t>(row->size), &magic, &block, &strong) != RS_DONE) block = 2048;
+  std::unique_ptr<rs_job_t, rs_result (*)(rs_job_t*)> job(rs_sig_begin(block * 2, strong, magic), rs_job_free);
+  std::string in(256u << 10, '\0'), out(64u << 10, '\0');
+  rs_buffers_t b = {};
+  for (std::uint64_t at = 0;;) {
+    if (b.avail_in == 0 && b.eof_in == 0) {
+      std::size_t got = 0;
+      if (int e = pread_all(fd->get(), in.data(), in.size(), at, &got); e != 0) return fail_errno("cannot read a file of the mirror", {}, e);
+      at += got;
+      b.next_in = in.data();
+      b.avail_in = got;
+      b.eof_in = got < in.size() ? 1 : 0;
+    }
+    b.next_out = out.data();
+    b.avail_out = out.size();
+    rs_result result = rs_job_iter(job.get(), &b);
+    std::size_t made = out.size() - b.avail_out;
+    if (made > 0) SOMFS_TRY(piece(std::string_view(out).substr(0, made)));
+    if (result == RS_DONE) return {};
+    if (result != RS_BLOCKED) return fail(Exit::temporary, "cannot make a signature", {}, rs_strerror(result));
+    // librsync keeps what is less than a block itself; left-over input is given again.
+    if (b.avail_in > 0 && made == 0 && b.eof_in == 0) {
+      std::size_t rest = b.avail_in, got = 0;
+      std::copy(b.next_in, b.next_in + rest, in.data());
+      if (int e = pread_all(fd->get(), in.data() + rest, in.size() - rest, at, &got); e != 0)
+        return fail_errno("cannot read a file of the mirror", {}, e);
+      at += got;
+      b.next_in = in.data();
+      b.avail_in = rest + got;
+      b.eof_in = rest + got < in.size() ? 1 : 0;
+    }
+  }
+}
+
+Result<std::vector<StagedRow>> Mirror::staged() {
+  SOMFS_TRY(impl_->usable());
+  return impl_->leftovers.rows();
+}
+
+}  // namespace somfs::replicator

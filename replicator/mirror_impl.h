@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the files of the mirror share; nobody else includes it.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "replicator/mirror.h"
+#include "replicator/mirror_apply.h"
+#include "replicator/mirror_catalog.h"
+#include "replicator/mirror_journal.h"
+#include "replicator/mirror_paths.h"
+#include "replicator/mirror_stage.h"
+
+namespace somfs::replicator {
+
+// What interrupted runs left in resume/N/{redo,stage}: whole files, found by the source's object id.
+class Leftovers {
+ public:
+  Status load(int state);
+  std::size_t count() const { return files_.size(); }
+  Result<std::optional<Leftover>> find(const ObjectId& id);
+  Result<std::vector<StagedRow>> rows();
+  // Puts journal/`redo` and stage/ aside; a new empty stage/ is there afterwards.
+  static Status put_aside(int state, const std::string& redo);
+  Status clear(int state);
+
+ private:
+  struct Place {
+    Row parent = 0;              // 0: in the stage itself
+    std::string name;
+  };
+  struct Run {
+    std::string directory;       // relative to the state directory
+    std::map<Row, Place> directories;
+  };
+  struct File {
+    std::size_t run = 0;
+    Place place;
+    ObjectId inode;
+    Attr attr;
+  };
+  int state_ = -1;
+  std::vector<Run> runs_;
+  std::map<ObjectId, File> files_;
+};
+
+struct Mirror::Impl {
+  struct Epoch {
+    Begin begin;
+    std::uint64_t run = 0;
+    RedoWriter redo;
+    TreePaths paths, committed;
+    std::optional<CatalogPlay> play;
+    std::optional<Receiver> receiver;
+  };
+
+  Fd directory, lock, state, tree, stage, journal;
+  std::unique_ptr<CatalogDb> writer, reader;
+  Leftovers leftovers;
+  Uuid mirror, volume, generation;
+  std::string ancestors;                 // raw
+  std::string host;
+  std::uint64_t committed = 0, applied = 0, held = 0, run = 0;
+  bool pending = false, foreign = false;
+  std::string held_reason;
+  Hello hello;
+  std::unique_ptr<Epoch> epoch;
+  std::optional<Error> dead;             // after a failed commit or apply: reopen
+
+  Status open(const std::string& directory, Mode mode);
+  Status open_directory(const std::string& path, Mode mode);
+  Status open_state();
+  Status load_meta();
+  Status initialize();                   // a new catalog: identity, root, what tree/ holds already
+  Status adopt();
+  Status recover();
+  Status apply_pending();
+  Status empty_stage();
+  Status usable() const;
+  Status write_meta(const RedoHead& head, bool something);
+  std::string brake(const Begin& begin, const CatalogPlay& play);
+  Status check_space(std::uint64_t in_place);
+  Result<Committed> commit();
+  Result<Committed> land(const RedoHead& head, bool something, const CatalogPlay& play);
+  Status decide_held(bool accept);
+  void abort() noexcept;
+};
+
+}  // namespace somfs::replicator

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// From a row of the catalog to a descriptor of the inode that holds it: under stage/ while it has no place, else by its chain of
+// names beneath tree/. Component-wise, links and mounts never followed, and every step is checked against the inode the catalog
+// tells: what somebody planted in the tree is not found. One thread.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+
+#include "common/fd.h"
+#include "common/result.h"
+#include "replicator/mirror_catalog.h"
+
+namespace somfs::replicator {
+
+using SharedFd = std::shared_ptr<Fd>;
+
+// Opens one component beneath `dir` (openat2: beneath, no symbolic links, no magic links, no other device). Sets errno.
+Fd open_beneath(int dir, const std::string& name, int flags);
+// What lies at a name: nothing when there is nothing. Other errors are errors.
+Result<std::optional<Inode>> look(int dir, const std::string& name);
+std::string stage_name(Row row);  // the row in hexadecimal
+
+class TreePaths {
+ public:
+  // Descriptors are borrowed.
+  TreePaths(int tree, int stage, CatalogDb& db) : tree_(tree), stage_(stage), db_(&db) {}
+
+  int tree() const { return tree_; }
+  int stage() const { return stage_; }
+  // A descriptor of a directory, readable; null when it is not where the catalog says (yet).
+  Result<SharedFd> directory(Row row);
+  // Opens the object wherever it lies (`flags` as for open; O_PATH always works); null when it is not found.
+  Result<SharedFd> open(const ObjectRow& row, int flags);
+  void keep(Row row, SharedFd fd);
+  void forget(Row row) { cache_.erase(row); }
+
+ private:
+  Result<SharedFd> checked(int dir, const std::string& name, const ObjectRow& row, int flags);
+
+  int tree_, stage_;
+  CatalogDb* db_;
+  std::unordered_map<Row, SharedFd> cache_;
+};
+
+}  // namespace somfs::replicator
