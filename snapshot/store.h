@@ -42,7 +42,8 @@ class Store final : public PreImages {
   struct Options {
     std::uint64_t reserve_bytes = 0;          // keep this much of the file system free: default max(256 MiB, 5 %) chosen by the caller
     std::size_t index_bytes = 64u << 20;      // memory for the index; beyond it the oldest snapshots are dropped
-    std::function<void(const DroppedSnapshot&)> on_drop;
+    std::function<void(const DroppedSnapshot&)> on_drop;  // called without locks of the store held
+    std::function<void()> at_step;            // called between the steps of a removal: tests stop there
   };
   // `dir_fd`: the store's directory, on the backing file system; `root_fd`: the protected directory.
   // Snapshots found there are kept when `boot` is the boot they were last written in, else dropped with the reason.

@@ -48,6 +48,7 @@ class ViewFile {
 
  private:
   friend class View;
+  friend struct ViewOpener;
   struct Impl;
   explicit ViewFile(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
@@ -74,6 +75,7 @@ class View {
 
  private:
   friend class ViewFile;
+  friend struct ViewOpener;
   struct Impl;
   explicit View(std::shared_ptr<Impl> impl);
   std::shared_ptr<Impl> impl_;
