@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -57,7 +58,14 @@ struct Progress {
   std::atomic<bool> cancelled{false};                 // set by the caller: the run stops with Exit::interrupted
 };
 
+// One conversation over a transport just opened; it is closed at the end. Where files were unreadable the caller must have the next
+// migration to this target compare (Journal::flag_gap): what changed in them is not at the mirror.
 Result<MigrateReport> migrate(const Source& source, Transport& mirror, const MigrateOptions& options, Progress& progress);
+
+// The same, and where the mirror refuses a differential because it does not know an object (or a comparison because it knows not even
+// the root), again over a new transport with less trust.
+using Connect = std::function<Result<std::unique_ptr<Transport>>()>;
+Result<MigrateReport> migrate(const Source& source, const Connect& connect, const MigrateOptions& options, Progress& progress);
 
 struct Difference {
   std::string path;                                   // printable

@@ -25,7 +25,7 @@ enum class MessageType : std::uint8_t {
   commit = 5,     // source → mirror: that was all; make it durable
   committed = 6,  // mirror → source: it is (or it is held, with the reason)
   list = 7,       // source → mirror: which names does this directory hold in your catalog? (many may be under way)
-  listing = 8,    // mirror → source
+  listing = 8,    // mirror → source: its rows, kListRows at a time; the last piece has fewer (none, if need be)
   signature = 9,  // source → mirror: librsync signature of this object's committed content, please
   signed_ = 10,   // mirror → source: a piece of it; the last one is empty
   staged = 11,    // source → mirror: what did an interrupted run leave? → `stages`
@@ -61,7 +61,8 @@ class Transport {
 // Two ends in one process; each direction holds at most `bound` bytes.
 std::pair<std::unique_ptr<Transport>, std::unique_ptr<Transport>> make_pair_in_process(std::size_t bound = 8u << 20);
 
-// Over descriptors (a pipe pair to ssh, a socket, standard input and output). `bwlimit`: bytes per second, 0 none.
+// Over descriptors (a pipe pair to ssh, a socket, standard input and output), which it owns from now on; they may be the same one.
+// `bwlimit`: bytes per second, 0 none. What was sent still leaves at the end (for five seconds at most), unless close() was called.
 // The codec thread compresses while the previous frame is written.
 std::unique_ptr<Transport> make_stream(int in_fd, int out_fd, std::uint64_t bwlimit = 0);
 

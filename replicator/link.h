@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// The source's end of a conversation. A thread of its own receives, so that the mirror can always send (no side waits for the other
+// while both are full); what it asked for is answered in the order of asking. One caller thread, but send() may come from another.
+#pragma once
+
+#include <deque>
+#include <optional>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "common/sync.h"
+#include "replicator/delta.h"
+#include "replicator/sender.h"
+#include "replicator/wire.h"
+
+namespace somfs::replicator {
+
+class Link {
+ public:
+  Link(Transport& transport, Progress& progress);
+  ~Link();                                             // ends the conversation: the transport is closed
+
+  // Fails with the mirror's own error when it sent one, with Exit::interrupted when the caller cancelled.
+  Status send(MessageType type, std::string body);
+  Result<Message> wait_for(MessageType type);          // anything else out of turn is an error
+  Result<Welcome> greet(const Hello& hello);
+
+  // Listings: want() says what will be asked for, in the order in which listing() will be called; at most kWindow are under way or waiting.
+  void want_listing(const ObjectId& dir) { wanted_.push_back(dir); }
+  Result<std::vector<ListRow>> listing(const ObjectId& dir);
+
+  Status settle_listings();                            // those under way arrive now, so that something else can be asked
+
+  // Signatures: as listings, with a window of a few. nullopt: the mirror has none that can be used.
+  void want_signature(const ObjectId& object) { signatures_wanted_.push_back(object); }
+  Result<std::optional<Signature>> next_signature();
+
+ private:
+  static constexpr std::size_t kWindow = 64, kSignatureWindow = 4, kInboxBytes = 96u << 20;
+  void run();
+  Error broken() REQUIRES(mutex_);
+  Status ask_listings();
+  Result<std::vector<ListRow>> receive_listing(const ObjectId& dir);
+
+  Transport& transport_;
+  Progress& progress_;
+  std::deque<ObjectId> wanted_, asked_;
+  std::deque<std::vector<ListRow>> arrived_;           // of asked_, from its front
+  std::deque<ObjectId> signatures_wanted_;
+  std::size_t signatures_asked_ = 0;
+
+  Mutex mutex_;
+  CondVar change_;
+  std::deque<Message> inbox_ GUARDED_BY(mutex_);
+  std::size_t inbox_bytes_ GUARDED_BY(mutex_) = 0;
+  std::optional<Error> error_ GUARDED_BY(mutex_);      // what the mirror said, or how the link broke
+  bool ended_ GUARDED_BY(mutex_) = false;
+  std::jthread receiver_;
+};
+
+}  // namespace somfs::replicator

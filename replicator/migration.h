@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// The strategies of a migration. Each writes the records of one group; before send() nothing but questions has gone to the mirror.
+#pragma once
+
+#include <memory>
+
+#include "replicator/emit.h"
+
+namespace somfs::replicator {
+
+class Migration {
+ public:
+  virtual ~Migration() = default;
+  virtual Status ask() { return {}; }            // what the mirror has to be asked before the group begins
+  virtual bool replaces_all() const { return false; }
+  virtual Status send(Emitter& out) = 0;
+};
+
+std::unique_ptr<Migration> make_full(Run& run);
+std::unique_ptr<Migration> make_differential(Run& run);
+// `by_path`: the mirror's tree was put there by nobody we know: what lies under the same path may serve as a basis.
+std::unique_ptr<Migration> make_comparison(Run& run, bool by_content, bool by_path);
+
+// What an attempt before this one showed not to be common ground with the mirror.
+enum class Distrust : std::uint8_t {
+  nothing,
+  dirty_set,   // the mirror does not know an object the dirty set takes for known: compare with its catalog
+  ids,         // not even the root is known (another file system, restored from elsewhere): compare by path
+};
+
+// As declared in sender.h, over any tree.
+Result<MigrateReport> migrate_tree(Tree& tree, const Source& source, Transport& mirror, const MigrateOptions& options, Progress& progress,
+                                   Distrust distrust);
+Result<VerifyReport> verify_tree(Tree& tree, const Source& source, Transport& mirror, Progress& progress);
+
+}  // namespace somfs::replicator

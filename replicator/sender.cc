@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "replicator/sender.h"
+
+#include <algorithm>
+
+#include "common/bytes.h"
+#include "replicator/mirror.h"
+#include "replicator/migration.h"
+#include "replicator/plan.h"
+
+namespace somfs::replicator {
+namespace {
+
+constexpr int kAttempts = 16;   // each leaves out one more object that could not be read to its end
+
+Hello hello_of(const Source& source, const char* wants, const std::string& host) {
+  Hello h;
+  h.volume = source.volume;
+  h.generation = source.generation;
+  h.ancestors = source.ancestors;
+  h.wants = wants;
+  h.host = host;
+  return h;
+}
+
+std::unique_ptr<Migration> make(Run& run, const Choice& choice, bool by_path) {
+  if (by_path) return make_comparison(run, false, true);
+  switch (choice.strategy) {
+    case Strategy::differential: return make_differential(run);
+    case Strategy::gap_scan: return make_comparison(run, choice.by_content, false);
+    case Strategy::full: break;
+  }
+  return make_full(run);
+}
+
+Result<std::unordered_map<ObjectId, StagedFile>> ask_staged(Link& link) {
+  SOMFS_TRY(link.send(MessageType::staged, {}));
+  SOMFS_TRY_ASSIGN(Message m, link.wait_for(MessageType::stages));
+  std::vector<StagedRow> rows;
+  if (!decode(m.body, &rows)) return fail(Exit::peer_version, "cannot talk to the mirror", {}, "its list of staged files is malformed");
+  std::unordered_map<ObjectId, StagedFile> out;
+  for (StagedRow& r : rows) out.emplace(r.object, StagedFile{r.size, r.mtime, r.ctime, std::move(r.hash)});
+  return out;
+}
+
+// One group. False: it was given up because an object broke off in the middle; its id is in run.skip, and the group can be begun again.
+Result<bool> attempt(Run& run, const Choice& choice, bool by_path, MigrateReport* report) {
+  auto migration = make(run, choice, by_path);
+  run.progress.phase = "comparing";
+  SOMFS_TRY(migration->ask());
+  const bool dry = run.options.dry_run;
+  if (!dry) {
+    Begin begin;
+    begin.base_epoch = choice.strategy == Strategy::differential ? run.source.base_epoch : 0;
+    begin.epoch = run.source.epoch;
+    begin.generation = run.source.generation;
+    begin.strategy = report->strategy;
+    begin.replace_all = migration->replaces_all();
+    begin.confirmed = run.options.confirmed;
+    begin.brake_share = run.options.brake_share;
+    begin.excludes = run.excludes.joined();
+    SOMFS_TRY(run.link.send(MessageType::begin, encode(begin)));
+  }
+  run.progress.phase = "sending";
+  Emitter out(run);
+  Status sent = migration->send(out);
+  if (sent) sent = out.flush();
+  if (!sent && out.torn()) {
+    run.skip.insert(out.torn());
+    if (!dry) SOMFS_TRY(run.link.send(MessageType::abort, {}));
+    return false;
+  }
+  SOMFS_TRY(sent);
+  if (dry) return true;
+  run.progress.phase = "committing";
+  SOMFS_TRY(run.link.send(MessageType::commit, {}));
+  SOMFS_TRY_ASSIGN(Message m, run.link.wait_for(MessageType::committed));
+  Committed committed;
+  if (!decode(m.body, &committed)) return fail(Exit::peer_version, "cannot talk to the mirror", {}, "its answer to the commit is malformed");
+  report->held = committed.held;
+  report->held_reason = committed.reason;
+  report->removed = committed.removed;
+  return true;
+}
+
+}  // namespace
+
+Result<MigrateReport> migrate_tree(Tree& tree, const Source& source, Transport& transport, const MigrateOptions& options, Progress& progress,
+                                   Distrust distrust) {
+  Link link(transport, progress);
+  SOMFS_TRY_ASSIGN(Welcome welcome, link.greet(hello_of(source, "migrate", options.host)));
+  MigrateReport report;
+  report.mirror = welcome.mirror;
+  report.epoch = source.epoch;
+  if (welcome.held && !options.confirmed) {
+    report.held = true;
+    report.held_reason = "an earlier epoch waits for a decision";
+    return report;
+  }
+  SOMFS_TRY_ASSIGN(Choice choice, choose(source, welcome, options));
+  if (distrust != Distrust::nothing && choice.strategy == Strategy::differential) choice = {Strategy::gap_scan, source.compare_content};
+  report.strategy = name_of(choice.strategy);
+  const bool by_path = choice.strategy == Strategy::gap_scan && (welcome.foreign_tree || distrust == Distrust::ids);
+  std::unordered_map<ObjectId, StagedFile> staged;
+  if (welcome.staged != 0 && !options.dry_run) {
+    SOMFS_TRY_ASSIGN(staged, ask_staged(link));
+  }
+  std::unordered_set<ObjectId> skip;
+  std::vector<std::string> unreadable;
+  for (int i = 0;; ++i) {
+    Run run(tree, source, options, progress, link);
+    run.staged = std::move(staged);
+    run.skip = skip;
+    auto done = attempt(run, choice, by_path, &report);
+    auto named = run.take_unreadable();
+    unreadable.insert(unreadable.end(), named.begin(), named.end());
+    SOMFS_TRY(done);
+    if (!*done && i + 1 < kAttempts) {
+      skip = std::move(run.skip);
+      staged = std::move(run.staged);
+      continue;
+    }
+    if (!*done) return fail(Exit::temporary, "cannot migrate", {}, "too many files break off while they are read: " + unreadable.back());
+    report.files = run.files;
+    report.names = run.names;
+    if (options.dry_run) report.removed = run.removed;
+    report.bytes_source = run.bytes_source;
+    report.bytes_wire = options.dry_run ? run.bytes_records.load() : transport.bytes_sent();
+    break;
+  }
+  std::sort(unreadable.begin(), unreadable.end());
+  unreadable.erase(std::unique(unreadable.begin(), unreadable.end()), unreadable.end());
+  report.unreadable = std::move(unreadable);
+  (void)link.send(MessageType::bye, {});   // the epoch is held whether or not the mirror hears it
+  return report;
+}
+
+Result<MigrateReport> migrate(const Source& source, Transport& mirror, const MigrateOptions& options, Progress& progress) {
+  auto tree = tree_of(*source.view);
+  return migrate_tree(*tree, source, mirror, options, progress, Distrust::nothing);
+}
+
+Result<MigrateReport> migrate(const Source& source, const Connect& connect, const MigrateOptions& options, Progress& progress) {
+  auto tree = tree_of(*source.view);
+  for (Distrust distrust : {Distrust::nothing, Distrust::dirty_set, Distrust::ids}) {
+    SOMFS_TRY_ASSIGN(auto transport, connect());
+    auto report = migrate_tree(*tree, source, *transport, options, progress, distrust);
+    // The mirror refused what it does not know. With less trust in what both sides seem to have in common it may work.
+    const bool again = !report && report.error().exit == Exit::temporary && options.want == MigrateOptions::Want::automatic;
+    if (!again || distrust == Distrust::ids) return report;
+  }
+  return fail(Exit::temporary, "cannot migrate");
+}
+
+Result<VerifyReport> verify(const Source& source, Transport& mirror, Progress& progress) {
+  auto tree = tree_of(*source.view);
+  return verify_tree(*tree, source, mirror, progress);
+}
+
+}  // namespace somfs::replicator

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <random>
+#include <thread>
+
+#include "common/fd.h"
+#include "replicator/frame.h"
+#include "replicator/wire.h"
+
+namespace somfs::replicator {
+namespace {
+
+std::string noise(std::size_t n, unsigned seed) {
+  std::mt19937 r(seed);
+  std::string s(n, '\0');
+  for (char& c : s) c = static_cast<char>(r());
+  return s;
+}
+
+std::vector<Message> samples() {
+  return {{MessageType::bye, ""},
+          {MessageType::list, "x"},
+          {MessageType::records, std::string(kMaxBody, 'a')},
+          {MessageType::records, noise(kMaxBody, 1)},
+          {MessageType::commit, noise(63, 2)},
+          {MessageType::listing, std::string(100000, 'z')}};
+}
+
+struct Ends {
+  std::unique_ptr<Transport> a, b;
+};
+Ends local() {
+  auto [a, b] = make_pair_in_process(100000);
+  return {std::move(a), std::move(b)};
+}
+Ends sockets() {
+  int s[2];
+  EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s), 0);
+  return {make_stream(s[0], s[0]), make_stream(s[1], s[1])};
+}
+Ends pipes() {
+  int forth[2], back[2];
+  EXPECT_EQ(::pipe2(forth, O_CLOEXEC), 0);
+  EXPECT_EQ(::pipe2(back, O_CLOEXEC), 0);
+  return {make_stream(back[0], forth[1]), make_stream(forth[0], back[1], 1u << 30)};
+}
+
+class EveryTransport : public ::testing::TestWithParam<Ends (*)()> {};
+INSTANTIATE_TEST_SUITE_P(Transports, EveryTransport, ::testing::Values(&local, &sockets, &pipes));
+
+TEST_P(EveryTransport, CarriesMessagesBothWaysInOrder) {
+  Ends e = GetParam()();
+  std::jthread echo([&] {
+    for (std::size_t i = 0; i < samples().size(); ++i) {
+      auto m = e.b->receive();
+      ASSERT_TRUE(m) << m.error().line();
+      ASSERT_TRUE(e.b->send(std::move(*m)));
+    }
+  });
+  std::jthread feed([&] {
+    for (auto& m : samples()) ASSERT_TRUE(e.a->send(m));
+  });
+  for (const auto& want : samples()) {
+    auto m = e.a->receive();
+    ASSERT_TRUE(m) << m.error().line();
+    EXPECT_EQ(m->type, want.type);
+    EXPECT_TRUE(m->body == want.body);
+  }
+  EXPECT_GT(e.a->bytes_sent(), kMaxBody);
+  EXPECT_EQ(e.a->bytes_sent(), e.b->bytes_received());
+}
+
+TEST_P(EveryTransport, HandsOutWhatWasSentBeforeTheEndAndThenSaysSo) {
+  Ends e = GetParam()();
+  ASSERT_TRUE(e.b->send({MessageType::error, "why"}));
+  e.b.reset();
+  auto m = e.a->receive();
+  ASSERT_TRUE(m) << m.error().line();
+  EXPECT_EQ(m->body, "why");
+  for (int i = 0; i < 2; ++i) {
+    auto end = e.a->receive();
+    ASSERT_FALSE(end);
+    EXPECT_EQ(end.error().exit, Exit::link_down);
+  }
+}
+
+TEST_P(EveryTransport, SendingToNobodyIsAnErrorNotASignal) {
+  Ends e = GetParam()();
+  e.b.reset();
+  Status s;
+  for (int i = 0; i < 1000 && s; ++i) s = e.a->send({MessageType::records, noise(100000, 3)});
+  ASSERT_FALSE(s);
+  EXPECT_EQ(s.error().exit, Exit::link_down);
+}
+
+TEST_P(EveryTransport, CloseWakesAReceiverAndASender) {
+  Ends e = GetParam()();
+  std::jthread receiver([&] {
+    auto m = e.a->receive();
+    EXPECT_FALSE(m);
+  });
+  std::jthread sender([&] {
+    Status s;
+    while (s) s = e.a->send({MessageType::records, noise(500000, 4)});
+    EXPECT_EQ(s.error().exit, Exit::link_down);
+  });
+  e.a->close();
+}
+
+TEST_P(EveryTransport, RefusesABodyLargerThanTheProtocolAllows) {
+  Ends e = GetParam()();
+  EXPECT_FALSE(e.a->send({MessageType::records, std::string(kMaxBody + 1, 'x')}));
+  EXPECT_TRUE(e.a->send({MessageType::bye, ""}));
+}
+
+// What a stream transport makes of raw bytes from a peer.
+Result<Message> hear(std::string_view bytes) {
+  int s[2];
+  EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s), 0);
+  auto t = make_stream(s[0], s[0]);
+  Fd peer(s[1]);
+  EXPECT_EQ(write_all(peer.get(), bytes), 0);
+  ::shutdown(peer.get(), SHUT_WR);
+  return t->receive();
+}
+
+TEST(Frames, EveryTruncationIsAnError) {
+  for (const Message& m : {Message{MessageType::list, "hello"}, Message{MessageType::records, std::string(300, 'q')}}) {
+    std::string frame = encode_frame(m);
+    ASSERT_TRUE(hear(frame));
+    for (std::size_t n = 0; n < frame.size(); ++n) {
+      auto r = hear(std::string_view(frame).substr(0, n));
+      ASSERT_FALSE(r) << n;
+      EXPECT_EQ(r.error().exit, Exit::link_down) << n;
+    }
+  }
+}
+
+TEST(Frames, EveryFlippedBitIsAnError) {
+  for (const Message& m : {Message{MessageType::list, "hello"}, Message{MessageType::records, std::string(300, 'q')}}) {
+    const std::string frame = encode_frame(m);
+    for (std::size_t bit = 0; bit < frame.size() * 8; ++bit) {
+      std::string bad = frame;
+      bad[bit / 8] = static_cast<char>(bad[bit / 8] ^ (1 << bit % 8));
+      auto head = decode_frame_header(bad);
+      if (!head) continue;
+      if (head->wire != frame.size() - kFrameHeader) continue;   // waits for more or leaves some: found by the next checksum
+      EXPECT_FALSE(decode_frame_body(bad, *head, bad.substr(kFrameHeader))) << bit;
+    }
+  }
+}
+
+TEST(Frames, LengthsAreCheckedBeforeTheyAreBelieved) {
+  std::string frame = encode_frame({MessageType::records, std::string(300, 'q')});
+  auto with = [&](std::size_t at, std::uint32_t v) {
+    std::string f = frame;
+    for (int i = 0; i < 4; ++i) f[at + static_cast<std::size_t>(i)] = static_cast<char>(v >> (8 * i));
+    return decode_frame_header(f);
+  };
+  EXPECT_TRUE(decode_frame_header(frame));
+  EXPECT_FALSE(with(8, kMaxBody + 1));
+  EXPECT_FALSE(with(12, 300));          // "compressed" and not smaller
+  EXPECT_FALSE(with(12, 0xffffffffu));
+  frame = encode_frame({MessageType::list, "hello"});
+  EXPECT_FALSE(with(12, 4));            // stored and of another length
+}
+
+TEST(Frames, OnlyWhatShrinksByASixteenthIsCompressed) {
+  std::string half = noise(4096, 5) + std::string(4096, 'x');
+  EXPECT_LT(encode_frame({MessageType::records, half}).size(), half.size());
+  std::string little = noise(8192, 6) + std::string(200, 'x');
+  EXPECT_EQ(encode_frame({MessageType::records, little}).size(), little.size() + kFrameHeader);
+}
+
+TEST(TokenBucketTest, KeepsTheRateWhateverTheClockDoes) {
+  TokenBucket b(1'000'000);   // a microsecond per byte
+  std::int64_t now = 5;
+  std::uint64_t passed = 0;
+  while (now < 10'000'000'000) {
+    std::int64_t wait = b.wait_ns(b.piece(), now);
+    if (wait == 0) passed += b.piece();
+    now += wait;
+  }
+  EXPECT_GE(passed, 10'000'000u);
+  EXPECT_LE(passed, 10'000'000u + 100'000u + 2 * b.piece());
+  TokenBucket slow(3);        // fewer bytes per second than a piece
+  EXPECT_GT(slow.wait_ns(slow.piece(), 0), 0);
+  EXPECT_EQ(slow.wait_ns(slow.piece(), 1'000'000'000), 0);
+}
+
+}  // namespace
+}  // namespace somfs::replicator
