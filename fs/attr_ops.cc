@@ -12,6 +12,15 @@
 #include "fs/passthrough.h"
 
 namespace somfs::fs {
+namespace {
+
+constexpr int kOwner = FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID;
+constexpr int kAttributes = FUSE_SET_ATTR_MODE | kOwner | FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME;
+
+// A request that sets nothing is chown(-1, -1): it changes no owner, but clears privileges as any chown.
+bool is_chown(int to_set) { return (to_set & kOwner) != 0 || (to_set & (kAttributes | FUSE_SET_ATTR_SIZE)) == 0; }
+
+}  // namespace
 
 struct Passthrough::SetAttr {
   fuse_req_t req;
@@ -57,8 +66,15 @@ int Passthrough::set_size(SetAttr& r, Node& n, int fd, const std::string& path) 
 }
 
 int Passthrough::set_owner_and_mode(SetAttr& r, Node& n, int fd, const std::string& path) {
-  if ((r.to_set & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) != 0) {
-    clear_privileges(r.req, n, fd, r.kill && fuse_req_ctx(r.req)->uid != 0);
+  if (is_chown(r.to_set)) {
+    // The kernel above us checks who may change an owner, but not who may make set-id bits fall by changing none.
+    uid_t caller = fuse_req_ctx(r.req)->uid;
+    struct stat st;
+    mode_t left = 0;
+    if ((r.to_set & kOwner) == 0 && caller != 0 && acts_for_others() && n.kind != Kind::dir &&
+        ::fstatat(fd, "", &st, AT_EMPTY_PATH) == 0 && st.st_uid != caller && falling_set_ids(r.req, fd, &left))
+      return EPERM;
+    clear_privileges(r.req, n, fd, fuse_req_ctx(r.req)->uid != 0);
     uid_t uid = (r.to_set & FUSE_SET_ATTR_UID) != 0 ? r.attr.st_uid : static_cast<uid_t>(-1);
     gid_t gid = (r.to_set & FUSE_SET_ATTR_GID) != 0 ? r.attr.st_gid : static_cast<gid_t>(-1);
     if (::fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) != 0) return errno;
@@ -85,9 +101,7 @@ void Passthrough::do_setattr(SetAttr& r) {
     Lock l(n.lock);
     // Times last: the others change them.
     if ((r.to_set & FUSE_SET_ATTR_SIZE) != 0) err = set_size(r, n, fd->get(), path);
-    constexpr int kAttributes =
-        FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID | FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME;
-    if (err == 0 && (r.to_set & kAttributes) != 0) {
+    if (err == 0 && ((r.to_set & kAttributes) != 0 || is_chown(r.to_set))) {
       Operation op = operation(Verb::set_attr, n, fd->get());
       chain_.before(op);
       err = set_owner_and_mode(r, n, fd->get(), path);

@@ -111,7 +111,9 @@ void Passthrough::read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t o
   if (is_virtual(ino)) return virtual_read(req, size, off, fi);
   OpenFile& file = file_of(fi);
   if (size >= kSpliceFrom && !file.direct) {
-    fuse_bufvec buf = FUSE_BUFVEC_INIT(size);
+    fuse_bufvec buf = {};
+    buf.count = 1;
+    buf.buf[0].size = size;
     buf.buf[0].flags = static_cast<fuse_buf_flags>(FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK);
     buf.buf[0].fd = file.fd.get();
     buf.buf[0].pos = off;

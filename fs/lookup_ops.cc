@@ -227,6 +227,15 @@ bool Passthrough::has_file_caps(Node& n, int fd) {
   return known == FileCaps::present;
 }
 
+bool Passthrough::falling_set_ids(fuse_req_t req, int fd, mode_t* mode) {
+  struct stat st;
+  if (::fstatat(fd, "", &st, AT_EMPTY_PATH) != 0 || (st.st_mode & (S_ISUID | S_ISGID)) == 0) return false;
+  *mode = st.st_mode & 07777 & ~static_cast<mode_t>(S_ISUID);
+  // Without group execution the bit is not one of privilege: it stays for members of the group.
+  if ((*mode & S_ISGID) != 0 && ((*mode & S_IXGRP) != 0 || !caller_in_group(req, st.st_gid))) *mode &= ~static_cast<mode_t>(S_ISGID);
+  return *mode != (st.st_mode & 07777);
+}
+
 void Passthrough::clear_privileges(fuse_req_t req, Node& n, int fd, bool kill_set_ids) {
   if (n.kind != Kind::file) return;
   if (has_file_caps(n, fd)) {
@@ -235,12 +244,9 @@ void Passthrough::clear_privileges(fuse_req_t req, Node& n, int fd, bool kill_se
     if (::removexattr(proc_path(fd).c_str(), "security.capability") == 0) chain_.after(op);
     n.caps.store(FileCaps::none, std::memory_order_relaxed);
   }
-  struct stat st;
-  if (!kill_set_ids || !acts_for_others() || ::fstatat(fd, "", &st, AT_EMPTY_PATH) != 0 || (st.st_mode & (S_ISUID | S_ISGID)) == 0) return;
-  mode_t mode = st.st_mode & 07777 & ~static_cast<mode_t>(S_ISUID);
-  // Without group execution the bit is not one of privilege: it stays for members of the group.
-  if ((mode & S_ISGID) != 0 && ((mode & S_IXGRP) != 0 || !caller_in_group(req, st.st_gid))) mode &= ~static_cast<mode_t>(S_ISGID);
-  if (mode == (st.st_mode & 07777)) return;
+  if (!kill_set_ids || !acts_for_others()) return;
+  mode_t mode = 0;
+  if (!falling_set_ids(req, fd, &mode)) return;
   Operation op = operation(Verb::set_attr, n, fd);
   chain_.before(op);
   if (::chmod(proc_path(fd).c_str(), mode) == 0) chain_.after(op);

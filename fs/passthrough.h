@@ -167,6 +167,8 @@ class Passthrough {
   NameChange name_change(Node& parent, int parent_fd, const char* name);
   // Set-user-id and set-group-id fall when somebody else writes; so do file capabilities. Under the object's lock.
   void clear_privileges(fuse_req_t req, Node& node, int fd, bool kill_set_ids);
+  // The mode that is left when set-id bits fall to the caller's write; false: none falls.
+  static bool falling_set_ids(fuse_req_t req, int fd, mode_t* mode);
   bool has_file_caps(Node& node, int fd);
   void marks_durable() {
     if (sink_ != nullptr) sink_->make_marks_durable();
