@@ -16,7 +16,7 @@
 
 namespace somfs::snapshot {
 
-void Store::Impl::forget(const std::shared_ptr<Snap>& snap) {
+void Store::Impl::forget(std::shared_ptr<Snap> snap) {
   StoreEntry gone{StoreEntry::State::gone, snap->entry.seq, {}};
   if (::renameat(dir.get(), dir_name(snap->entry).c_str(), dir.get(), dir_name(gone).c_str()) == 0) snap->entry = gone;
   snap->gone.store(true);
@@ -31,7 +31,7 @@ void Store::Impl::forget(const std::shared_ptr<Snap>& snap) {
   head.bump_structure();
 }
 
-void Store::Impl::drop(const std::shared_ptr<Snap>& snap, const std::string& reason) {
+void Store::Impl::drop(std::shared_ptr<Snap> snap, const std::string& reason) {
   if (snap->entry.state == StoreEntry::State::live) {
     DroppedSnapshot d{snap->info.name, reason, clock.wall_ns()};
     dropped.insert(dropped.begin(), d);

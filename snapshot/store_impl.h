@@ -81,8 +81,8 @@ struct Store::Impl {
   int commit(const std::shared_ptr<Snap>& to, const LogRecord& record);   // EAGAIN: `to` is no longer the target
 
   // store_drop.cc
-  void drop(const std::shared_ptr<Snap>& snap, const std::string& reason) REQUIRES(mutex);
-  void forget(const std::shared_ptr<Snap>& snap) REQUIRES(mutex);         // rename to gone-N, to be erased
+  void drop(std::shared_ptr<Snap> snap, const std::string& reason) REQUIRES(mutex);
+  void forget(std::shared_ptr<Snap> snap) REQUIRES(mutex);                // rename to gone-N, to be erased
   void drop_oldest(const std::string& reason) REQUIRES(mutex);
   void drop_every(const std::string& reason) REQUIRES(mutex);
   // A pre-image could not be kept: frees the oldest for want of space, else drops all. True: worth another try.

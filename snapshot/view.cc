@@ -106,6 +106,12 @@ Result<std::optional<ViewFile>> View::open(const Ref& ref) {
     SOMFS_TRY_ASSIGN(auto file, (opener.*way)(ref));
     // Open by somebody, or held by an older snapshot, but without a name at the cut.
     if (file && file->attr.nlink == 0) return std::optional<ViewFile>();
+    if (file && !file->pre && file->attr.nlink == 1 && file->attr.kind != Kind::dir && impl_->index->own_links(ref.id) > 0) {
+      SOMFS_TRY(impl_->index->sync());
+      file->pre = impl_->index->attr(ref.id);
+      if (!file->pre || file->pre->attr.nlink == 0) return std::optional<ViewFile>();
+      file->attr = file->pre->attr;
+    }
     if (file) return std::optional<ViewFile>(ViewFile(std::move(file)));
   }
   return std::optional<ViewFile>();

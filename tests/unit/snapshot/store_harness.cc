@@ -206,13 +206,14 @@ void Volume::mknod(const std::string& path, unsigned mode) {
 }
 
 namespace {
-Fd open_rw(const std::string& path, int fd) { return path.empty() ? Fd() : Fd(::open(proc_path(fd).c_str(), O_RDWR | O_CLOEXEC)); }
+Fd open_rw(int fd) { return Fd(::open(proc_path(fd).c_str(), O_RDWR | O_CLOEXEC)); }
 }  // namespace
 
 void Volume::write(const std::string& path, std::uint64_t off, const std::string& bytes) {
   Place p = place(path);
   if (!p.child || p.inode.attr.kind != Kind::file) return;
-  Fd fd = open_rw(path, p.child.get());
+  Fd fd = open_rw(p.child.get());
+  if (!fd) return;
   store->before_attr(p.inode.id, fd.get());
   store->before_data(p.inode.id, fd.get(), {off, bytes.size()});
   if (int e = pwrite_all(fd.get(), bytes, off); e != 0) throw std::runtime_error("the write failed");
@@ -221,7 +222,8 @@ void Volume::write(const std::string& path, std::uint64_t off, const std::string
 void Volume::truncate(const std::string& path, std::uint64_t size) {
   Place p = place(path);
   if (!p.child || p.inode.attr.kind != Kind::file) return;
-  Fd fd = open_rw(path, p.child.get());
+  Fd fd = open_rw(p.child.get());
+  if (!fd) return;
   store->before_attr(p.inode.id, fd.get());
   store->before_data(p.inode.id, fd.get(), {size, ~0ull});
   if (::ftruncate(fd.get(), static_cast<off_t>(size)) != 0) throw std::runtime_error("the truncation failed");
@@ -230,7 +232,8 @@ void Volume::truncate(const std::string& path, std::uint64_t size) {
 void Volume::punch(const std::string& path, std::uint64_t off, std::uint64_t len) {
   Place p = place(path);
   if (!p.child || p.inode.attr.kind != Kind::file || len == 0) return;
-  Fd fd = open_rw(path, p.child.get());
+  Fd fd = open_rw(p.child.get());
+  if (!fd) return;
   store->before_attr(p.inode.id, fd.get());
   store->before_data(p.inode.id, fd.get(), {off, len});
   ::fallocate(fd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(off), static_cast<off_t>(len));

@@ -83,7 +83,7 @@ std::uint64_t base_seed() {
 }
 int count() {
   const char* s = std::getenv("SOMFS_RUNS");
-  return s != nullptr ? std::atoi(s) : 12;
+  return s != nullptr ? std::atoi(s) : 6;
 }
 
 TEST(StoreModel, ViewsOpenedAnew) {
