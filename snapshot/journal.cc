@@ -410,10 +410,9 @@ std::vector<TargetState> Journal::targets() const {
 
 std::optional<DirtySet> Journal::dirty_since(std::uint64_t acked_epoch, std::uint64_t up_to) const {
   Lock l(impl_->keep_mu_);
-  const JournalState& s = impl_->state_;
-  for (const auto& [name, t] : s.targets)
+  for (const auto& [name, t] : impl_->state_.targets)
     if (t.state.gap && t.gap_epoch > acked_epoch) return std::nullopt;
-  if (acked_epoch < s.dropped_up_to || acked_epoch < impl_->complete_from_ || !impl_->settle()) return std::nullopt;
+  if (acked_epoch < std::max(impl_->state_.dropped_up_to, impl_->complete_from_) || !impl_->settle()) return std::nullopt;
   auto set = impl_->epochs_.collect(acked_epoch, up_to);
   if (!set) {
     log::error("{}", set.error().line());
