@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+// Real databases with a writer that never stops: while the writer holds them, the files alone are a consistent database.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sqlite3.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
+#include <atomic>
+#include <new>
+
+#include "snapshot/writers.h"
+#include "tests/platform/scratch.h"
+
+namespace somfs::snapshot {
+namespace {
+
+using platform::slurp;
+using platform::spit;
+using Answer = WriterReport::Answer;
+
+class Database {
+ public:
+  explicit Database(const std::string& path) {
+    EXPECT_EQ(sqlite3_open(path.c_str(), &db_), SQLITE_OK);
+    sqlite3_busy_timeout(db_, 20'000);
+  }
+  ~Database() { sqlite3_close(db_); }
+  Database(const Database&) = delete;
+  Database& operator=(const Database&) = delete;
+  int run(const std::string& sql) { return sqlite3_exec(db_, sql.c_str(), nullptr, nullptr, nullptr); }
+  std::string one(const std::string& sql) {
+    std::string out;
+    sqlite3_exec(db_, sql.c_str(), [](void* o, int, char** v, char**) {
+      *static_cast<std::string*>(o) = v[0] != nullptr ? v[0] : "";
+      return 0;
+    }, &out, nullptr);
+    return out;
+  }
+
+ private:
+  sqlite3* db_ = nullptr;
+};
+
+class Sqlite : public ::testing::TestWithParam<const char*> {
+ protected:
+  Sqlite() {
+    std::filesystem::create_directories(scratch / "vol");
+    file = scratch / "vol/money? 100%.db";
+    Database db(file);
+    db.run(std::string("PRAGMA journal_mode=") + mode());
+    db.run("CREATE TABLE account(id INTEGER PRIMARY KEY, amount INTEGER, pad BLOB)");
+    db.run("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<100) "
+           "INSERT INTO account SELECT i, 100, randomblob(2000) FROM n");
+  }
+  static const char* mode() {
+    const auto* info = ::testing::UnitTest::GetInstance()->current_test_info();
+    return info->value_param() != nullptr && std::string(info->value_param()).find("wal") != std::string::npos ? "wal" : "delete";
+  }
+  SqliteConfig config() const { return {.volume = scratch / "vol", .databases = {scratch / "vol/*.db"}}; }
+  std::int64_t in_ms(int ms) const { return clock.mono_ns() + ms * 1'000'000ll; }
+
+  SystemClock clock;
+  platform::Scratch scratch;
+  std::string file;
+};
+
+// An application in a process of its own: POSIX locks, which SQLite uses, belong to processes, and whoever closes a file drops them.
+class Application {
+ public:
+  struct Shared {
+    std::atomic<bool> stop{false};
+    std::atomic<int> done{0}, errors{0};
+  };
+  template <typename F>
+  explicit Application(F body)
+      : shared(new (::mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0)) Shared) {
+    pid_ = ::fork();
+    if (pid_ != 0) return;
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    body(*shared);
+    ::_exit(0);
+  }
+  ~Application() {
+    finish();
+    ::munmap(shared, sizeof(Shared));
+  }
+  Application(const Application&) = delete;
+  Application& operator=(const Application&) = delete;
+  void finish() {
+    if (pid_ <= 0) return;
+    shared->stop = true;
+    ::waitpid(pid_, nullptr, 0);
+    pid_ = -1;
+  }
+  Shared* const shared;
+
+ private:
+  pid_t pid_;
+};
+
+// Moves money; in a transaction half-way the sum is wrong.
+auto mover(const std::string& file) {
+  return [file](Application::Shared& shared) {
+    Database db(file);
+    for (unsigned i = 1; !shared.stop; ++i) {
+      const std::string from = std::to_string(i * 7 % 100 + 1), to = std::to_string(i * 13 % 100 + 1);
+      if (db.run("BEGIN IMMEDIATE; UPDATE account SET amount = amount - 1, pad = randomblob(2000) WHERE id = " + from +
+                 "; UPDATE account SET amount = amount + 1, pad = randomblob(2000) WHERE id = " + to + "; COMMIT") == SQLITE_OK)
+        ++shared.done;
+      else
+        ++shared.errors;
+    }
+  };
+}
+
+TEST_P(Sqlite, WhileHeldTheFilesAreAConsistentDatabaseAndStayAsTheyAre) {
+  Application app(mover(file));
+  auto writer = make_sqlite_writer(config(), clock);
+  for (int round = 0; round < 5; ++round) {
+    const int before = app.shared->done;
+    ASSERT_TRUE(platform::eventually([&] { return app.shared->done > before + 5; }));
+    WriterReport r = writer->prepare(in_ms(20'000));
+    ASSERT_EQ(r.answer, Answer::ready) << r.reason;
+    const std::string main = slurp(file), wal = slurp(file + "-wal");
+    EXPECT_FALSE(std::filesystem::exists(file + "-journal") && !slurp(file + "-journal").empty()) << "no transaction is open";
+    const std::string copy = scratch / "copy.db";
+    spit(copy, main);
+    spit(copy + "-wal", wal);
+    EXPECT_EQ(slurp(file), main);
+    EXPECT_EQ(slurp(file + "-wal"), wal);
+    writer->release(true, in_ms(10'000));
+    {
+      Database db(copy);
+      EXPECT_EQ(db.one("PRAGMA integrity_check"), "ok");
+      EXPECT_EQ(db.one("SELECT sum(amount) FROM account"), "10000");
+    }
+    for (const char* end : {"", "-wal", "-shm"}) std::filesystem::remove(copy + end);
+  }
+  EXPECT_EQ(app.shared->errors, 0) << "the application only waited";
+}
+
+TEST_P(Sqlite, ATransactionThatDoesNotEndIsATimeout) {
+  Application app([this](Application::Shared& shared) {
+    Database db(file);
+    db.run("BEGIN IMMEDIATE; UPDATE account SET amount = 1");
+    shared.done = 1;
+    while (!shared.stop) ::usleep(1000);
+    db.run("COMMIT");
+  });
+  ASSERT_TRUE(platform::eventually([&] { return app.shared->done == 1; }));
+  auto writer = make_sqlite_writer(config(), clock);
+  WriterReport r = writer->prepare(in_ms(700));
+  EXPECT_EQ(r.answer, Answer::timeout);
+  EXPECT_NE(r.reason.find("a transaction did not end in time"), std::string::npos) << r.reason;
+  app.finish();
+  EXPECT_EQ(writer->prepare(in_ms(20'000)).answer, Answer::ready);
+  writer->release(false, in_ms(10'000));
+  writer->release(false, in_ms(10'000));
+  Database db(file);
+  EXPECT_EQ(db.run("BEGIN IMMEDIATE; COMMIT"), SQLITE_OK);
+}
+
+TEST_P(Sqlite, FindsWhatIsOpen) {
+  Database db(file);
+  db.one("SELECT count(*) FROM account");
+  spit(scratch / "vol/plain", "SQLite it is not");
+  std::ifstream other(scratch / "vol/plain");
+  EXPECT_EQ(open_sqlite_databases(scratch / "vol"), std::vector<std::string>{file});
+  SqliteConfig c = config();
+  c.databases.clear();
+  c.find_open = true;
+  auto writer = make_sqlite_writer(c, clock);
+  ASSERT_EQ(writer->prepare(in_ms(20'000)).answer, Answer::ready);
+  sqlite3* second = nullptr;
+  sqlite3_open(file.c_str(), &second);
+  EXPECT_EQ(sqlite3_exec(second, "BEGIN IMMEDIATE", nullptr, nullptr, nullptr), SQLITE_BUSY);
+  sqlite3_close(second);
+  writer->release(true, in_ms(10'000));
+}
+
+INSTANTIATE_TEST_SUITE_P(Journal, Sqlite, ::testing::Values("wal", "delete"));
+
+TEST_F(Sqlite, AMissingDatabaseFailsAndIsNotMade) {
+  SqliteConfig c = config();
+  c.databases = {scratch / "vol/none.db"};
+  WriterReport r = make_sqlite_writer(c, clock)->prepare(in_ms(10'000));
+  EXPECT_EQ(r.answer, Answer::failed);
+  EXPECT_FALSE(std::filesystem::exists(scratch / "vol/none.db"));
+}
+
+TEST_F(Sqlite, OneOutsideTheVolumeIsAVeto) {
+  std::filesystem::rename(file, scratch / "outside.db");
+  std::filesystem::create_symlink(scratch / "outside.db", file);
+  WriterReport r = make_sqlite_writer(config(), clock)->prepare(in_ms(10'000));
+  EXPECT_EQ(r.answer, Answer::veto);
+  EXPECT_NE(r.reason.find("outside the volume"), std::string::npos) << r.reason;
+}
+
+TEST_F(Sqlite, WhatIsNoDatabaseFails) {
+  SqliteConfig c = config();
+  spit(scratch / "vol/text", std::string(5000, 'x'));
+  c.databases = {scratch / "vol/text"};
+  WriterReport r = make_sqlite_writer(c, clock)->prepare(in_ms(10'000));
+  EXPECT_EQ(r.answer, Answer::failed);
+  EXPECT_NE(r.reason.find("not a database"), std::string::npos) << r.reason;
+}
+
+TEST_F(Sqlite, AHungOneIsKilled) {
+  SqliteConfig c = config();
+  c.sqlite3 = scratch / "hung";
+  spit(c.sqlite3, "#!/bin/sh\necho $$ > " + (scratch / "pid") + "\nexec sleep 1000\n", 0755);
+  WriterReport r = make_sqlite_writer(c, clock)->prepare(in_ms(400));
+  EXPECT_EQ(r.answer, Answer::timeout);
+  EXPECT_FALSE(std::filesystem::exists("/proc/" + std::to_string(std::stoi(slurp(scratch / "pid")))));
+}
+
+}  // namespace
+}  // namespace somfs::snapshot
