@@ -90,7 +90,7 @@ const std::array<RandomOperations::Choice, 29> RandomOperations::kChoices = {{
     {8, &RandomOperations::do_mkdir},     {2, &RandomOperations::do_rmdir},    {6, &RandomOperations::do_unlink},
     {9, &RandomOperations::do_rename},    {5, &RandomOperations::do_link},     {4, &RandomOperations::do_symlink},
     {3, &RandomOperations::do_mknod},     {3, &RandomOperations::do_tmpfile},  {5, &RandomOperations::do_chmod},
-    {4, &RandomOperations::do_chown},     {4, &RandomOperations::do_times},    {6, &RandomOperations::do_setxattr},
+    {4, &RandomOperations::do_chown},     {4, &RandomOperations::do_times},    {9, &RandomOperations::do_setxattr},
     {4, &RandomOperations::do_acl},       {1, &RandomOperations::do_umask},
 }};
 
@@ -114,11 +114,12 @@ std::string RandomOperations::step() {
 
 void RandomOperations::describe(const std::function<void(const std::string&)>& line) const { describe_dir(dir_.get(), "", line); }
 
-// Few names, so that calls meet; no "..", so that nothing leads out.
-std::string RandomOperations::path() {
+// Few names, so that calls meet; `kind` is the usual first letter of its kind, 'f' or 'd'; no "..", so that nothing leads out.
+std::string RandomOperations::path(char kind) {
   std::string p;
   for (std::uint64_t depth = below(8); depth > 4; --depth) p += "d" + std::to_string(below(3)) + "/";
-  p += (below(3) == 0 ? "d" : "f") + std::to_string(below(p.empty() ? 6 : 3));
+  if (below(10) == 0) kind = kind == 'd' ? 'f' : 'd';
+  p += kind + std::to_string(below(p.empty() ? 6 : 3));
   if (below(40) == 0) p += "/";
   if (below(100) == 0) p += std::string(256, 'x');
   return p;
@@ -182,7 +183,8 @@ std::string RandomOperations::do_write() {
   int s = slot();
   std::string b = bytes(below(9000));
   long r = write(fd_of(s), b.data(), b.size());
-  return fmt::format("write @{} {}{}", s, b.size(), outcome(r)) + after_fd(fd_of(s));
+  std::string text = fmt::format("write @{} {}{}", s, b.size(), outcome(r));
+  return text + after_fd(fd_of(s));
 }
 
 std::string RandomOperations::do_pwrite() {
@@ -190,7 +192,8 @@ std::string RandomOperations::do_pwrite() {
   std::string b = bytes(below(20000));
   auto off = static_cast<off_t>(below(kMostOffset));
   long r = pwrite(fd_of(s), b.data(), b.size(), off);
-  return fmt::format("pwrite @{} {} {}{}", s, off, b.size(), outcome(r)) + after_fd(fd_of(s));
+  std::string text = fmt::format("pwrite @{} {} {}{}", s, off, b.size(), outcome(r));
+  return text + after_fd(fd_of(s));
 }
 
 std::string RandomOperations::do_append() {
@@ -198,7 +201,8 @@ std::string RandomOperations::do_append() {
   std::string b = bytes(below(5000));
   Fd fd(openat(dir_.get(), p.c_str(), O_WRONLY | O_APPEND | O_NONBLOCK | O_CLOEXEC));
   long r = fd ? write(fd.get(), b.data(), b.size()) : -1;
-  return fmt::format("append {} {}{}", p, b.size(), outcome(r)) + after(p);
+  std::string text = fmt::format("append {} {}{}", p, b.size(), outcome(r));
+  return text + after(p);
 }
 
 std::string RandomOperations::do_read() {
@@ -231,14 +235,16 @@ std::string RandomOperations::do_seek() {
 std::string RandomOperations::do_ftruncate() {
   int s = slot();
   auto size = static_cast<off_t>(below(kMostOffset));
-  return fmt::format("ftruncate @{} {}{}", s, size, outcome(ftruncate(fd_of(s), size))) + after_fd(fd_of(s));
+  std::string text = fmt::format("ftruncate @{} {}{}", s, size, outcome(ftruncate(fd_of(s), size)));
+  return text + after_fd(fd_of(s));
 }
 
 std::string RandomOperations::do_truncate() {
   std::string p = path();
   auto size = static_cast<off_t>(below(kMostOffset));
   long r = truncate((proc_path(dir_.get()) + "/" + p).c_str(), size);
-  return fmt::format("truncate {} {}{}", p, size, outcome(r)) + after(p);
+  std::string text = fmt::format("truncate {} {}{}", p, size, outcome(r));
+  return text + after(p);
 }
 
 std::string RandomOperations::do_fallocate() {
@@ -249,7 +255,8 @@ std::string RandomOperations::do_fallocate() {
   std::uint64_t unit = below(4) == 0 ? 1 : 4096;
   auto off = static_cast<off_t>(below(kMostOffset) / unit * unit);
   auto len = static_cast<off_t>(below(30000) / unit * unit);
-  return fmt::format("fallocate @{} {} {} {}{}", s, mode, off, len, outcome(fallocate(fd_of(s), mode, off, len))) + after_fd(fd_of(s));
+  std::string text = fmt::format("fallocate @{} {} {} {}{}", s, mode, off, len, outcome(fallocate(fd_of(s), mode, off, len)));
+  return text + after_fd(fd_of(s));
 }
 
 std::string RandomOperations::do_copy_range() {
@@ -258,7 +265,8 @@ std::string RandomOperations::do_copy_range() {
   auto b = static_cast<off_t>(below(kMostOffset / 2));
   std::size_t len = below(30000);
   std::string text = fmt::format("copy_file_range @{} {} @{} {} {}", from, a, to, b, len);
-  return text + outcome(copy_file_range(fd_of(from), &a, fd_of(to), &b, len, 0)) + after_fd(fd_of(to));
+  text += outcome(copy_file_range(fd_of(from), &a, fd_of(to), &b, len, 0));
+  return text + after_fd(fd_of(to));
 }
 
 std::string RandomOperations::do_mmap() {
@@ -283,48 +291,56 @@ std::string RandomOperations::do_sync() {
 }
 
 std::string RandomOperations::do_mkdir() {
-  std::string p = path();
+  std::string p = path('d');
   auto mode = static_cast<mode_t>(below(4) == 0 ? below(010000) | 0700 : 0755);
-  return fmt::format("mkdir {} {:o}{}", p, mode, outcome(mkdirat(dir_.get(), p.c_str(), mode))) + after(p);
+  std::string text = fmt::format("mkdir {} {:o}{}", p, mode, outcome(mkdirat(dir_.get(), p.c_str(), mode)));
+  return text + after(p);
 }
 
 std::string RandomOperations::do_rmdir() {
-  std::string p = path();
-  return fmt::format("rmdir {}{}", p, outcome(unlinkat(dir_.get(), p.c_str(), AT_REMOVEDIR))) + after(p);
+  std::string p = path('d');
+  std::string text = fmt::format("rmdir {}{}", p, outcome(unlinkat(dir_.get(), p.c_str(), AT_REMOVEDIR)));
+  return text + after(p);
 }
 
 std::string RandomOperations::do_unlink() {
   std::string p = path();
-  return fmt::format("unlink {}{}", p, outcome(unlinkat(dir_.get(), p.c_str(), 0))) + after(p);
+  std::string text = fmt::format("unlink {}{}", p, outcome(unlinkat(dir_.get(), p.c_str(), 0)));
+  return text + after(p);
 }
 
 std::string RandomOperations::do_rename() {
   static constexpr unsigned flags[] = {0, 0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT, RENAME_NOREPLACE | RENAME_EXCHANGE};
-  std::string from = path(), to = path();
+  char kind = below(4) == 0 ? 'd' : 'f';
+  std::string from = path(kind), to = path(kind);
   unsigned f = flags[below(std::size(flags))];
   std::string text = fmt::format("rename {} {} {}", from, to, f);
-  return text + outcome(renameat2(dir_.get(), from.c_str(), dir_.get(), to.c_str(), f)) + after(from) + after(to);
+  text += outcome(renameat2(dir_.get(), from.c_str(), dir_.get(), to.c_str(), f));
+  return text + after(from) + after(to);
 }
 
 std::string RandomOperations::do_link() {
   std::string from = path(), to = path();
   int flags = below(3) == 0 ? AT_SYMLINK_FOLLOW : 0;
   std::string text = fmt::format("link {} {} {}", from, to, flags);
-  return text + outcome(linkat(dir_.get(), from.c_str(), dir_.get(), to.c_str(), flags)) + after(to);
+  text += outcome(linkat(dir_.get(), from.c_str(), dir_.get(), to.c_str(), flags));
+  return text + after(to);
 }
 
 std::string RandomOperations::do_symlink() {
   static const std::string targets[] = {"f0", "f1", "d0", "d1/f1", "./d2", "nowhere/x", "/nonexistent/x", "", std::string(3000, 't')};
   const std::string& target = targets[below(std::size(targets))];
   std::string p = path();
-  return fmt::format("symlink {}.. {}{}", target.substr(0, 20), p, outcome(symlinkat(target.c_str(), dir_.get(), p.c_str()))) + after(p);
+  std::string text = fmt::format("symlink {}.. {}{}", target.substr(0, 20), p, outcome(symlinkat(target.c_str(), dir_.get(), p.c_str())));
+  return text + after(p);
 }
 
 std::string RandomOperations::do_mknod() {
   static constexpr mode_t kinds[] = {S_IFIFO, S_IFSOCK, S_IFREG, S_IFCHR, S_IFDIR};
   std::string p = path();
   mode_t mode = kinds[below(std::size(kinds))] | static_cast<mode_t>(below(01000));
-  return fmt::format("mknod {} {:o}{}", p, mode, outcome(mknodat(dir_.get(), p.c_str(), mode, makedev(1, 3)))) + after(p);
+  std::string text = fmt::format("mknod {} {:o}{}", p, mode, outcome(mknodat(dir_.get(), p.c_str(), mode, makedev(1, 3))));
+  return text + after(p);
 }
 
 std::string RandomOperations::do_tmpfile() {
@@ -343,23 +359,26 @@ std::string RandomOperations::do_chmod() {
   auto mode = static_cast<mode_t>(below(010000));
   if (below(3) == 0) {
     int s = slot();
-    return fmt::format("fchmod @{} {:o}{}", s, mode, outcome(fchmod(fd_of(s), mode))) + after_fd(fd_of(s));
+    std::string text = fmt::format("fchmod @{} {:o}{}", s, mode, outcome(fchmod(fd_of(s), mode)));
+    return text + after_fd(fd_of(s));
   }
-  std::string p = path();
-  return fmt::format("chmod {} {:o}{}", p, mode, outcome(fchmodat(dir_.get(), p.c_str(), mode, 0))) + after(p);
+  std::string p = path(below(3) == 0 ? 'd' : 'f');
+  std::string text = fmt::format("chmod {} {:o}{}", p, mode, outcome(fchmodat(dir_.get(), p.c_str(), mode, 0)));
+  return text + after(p);
 }
 
 std::string RandomOperations::do_chown() {
   uid_t uid = kOwners[below(std::size(kOwners))];
   gid_t gid = kOwners[below(std::size(kOwners))];
-  std::string p = path();
+  std::string p = path(below(3) == 0 ? 'd' : 'f');
   int flags = below(2) == 0 ? AT_SYMLINK_NOFOLLOW : 0;
   std::string text = fmt::format("chown {} {} {} {}", p, static_cast<int>(uid), static_cast<int>(gid), flags);
-  return text + outcome(fchownat(dir_.get(), p.c_str(), uid, gid, flags)) + after(p);
+  text += outcome(fchownat(dir_.get(), p.c_str(), uid, gid, flags));
+  return text + after(p);
 }
 
 std::string RandomOperations::do_times() {
-  std::string p = path();
+  std::string p = path(below(3) == 0 ? 'd' : 'f');
   timespec both[2] = {{static_cast<time_t>(below(4000000000u)), static_cast<long>(below(1000000000))},
                       {static_cast<time_t>(below(4000000000u)), static_cast<long>(below(1000000000))}};
   bool omit = below(4) == 0;
@@ -380,7 +399,7 @@ std::string RandomOperations::do_setxattr() {
   int flags = modes[below(std::size(modes))];
   std::string value = bytes(below(600));
   bool remove = below(4) == 0;
-  std::string p = path();
+  std::string p = path(below(3) == 0 ? 'd' : 'f');
   Fd fd(openat(dir_.get(), p.c_str(), O_PATH | O_CLOEXEC));
   Xattrs there = fd ? read_xattrs(fd.get()).value_or(Xattrs{}) : Xattrs{};
   if (remove && !there.empty()) name = there.front().first;
@@ -397,7 +416,7 @@ std::string RandomOperations::do_acl() {
   std::string value = acl_bytes({{acl::user_obj, bits()}, {acl::user, bits(), 1000}, {acl::group_obj, bits()},
                                  {acl::group, bits(), 65534}, {acl::mask, bits()}, {acl::other, bits()}});
   if (below(10) == 0) value.resize(below(value.size()));  // malformed
-  std::string p = path();
+  std::string p = path(below(3) == 0 ? 'd' : 'f');
   Fd fd(openat(dir_.get(), p.c_str(), O_PATH | O_CLOEXEC));
   std::string text = fmt::format("setxattr {} {} {:08x}", p, name, crc32c(value));
   if (!fd) return text + outcome(-1);

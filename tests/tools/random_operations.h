@@ -38,7 +38,7 @@ class RandomOperations {
   static const std::array<Choice, 29> kChoices;
 
   std::uint64_t below(std::uint64_t n) { return random_() % n; }
-  std::string path();
+  std::string path(char kind = 'f');
   int slot() { return static_cast<int>(below(slots_.size())); }
   int fd_of(int slot) const { return slots_[static_cast<std::size_t>(slot)].get(); }
   void put(int slot, int fd) { slots_[static_cast<std::size_t>(slot)].reset(fd); }
