@@ -1,12 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/tools/random_operations.h"
 
-#include <algorithm>
-#include <cerrno>
-#include <csignal>
-#include <cstring>
-
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <linux/falloc.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -14,7 +10,10 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-#include <fmt/format.h>
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
 
 #include "common/bytes.h"
 #include "common/printable.h"
@@ -31,8 +30,8 @@ struct Flag {
   int bit;
   const char* name;
 };
-constexpr Flag kOpenFlags[] = {{O_CREAT, "CREAT"},       {O_CREAT, "CREAT"},   {O_EXCL, "EXCL"},   {O_TRUNC, "TRUNC"},
-                               {O_APPEND, "APPEND"},     {O_SYNC, "SYNC"},     {O_DSYNC, "DSYNC"}, {O_NOFOLLOW, "NOFOLLOW"},
+constexpr Flag kOpenFlags[] = {{O_CREAT, "CREAT"},         {O_CREAT, "CREAT"},     {O_EXCL, "EXCL"},   {O_TRUNC, "TRUNC"},
+                               {O_APPEND, "APPEND"},       {O_SYNC, "SYNC"},       {O_DSYNC, "DSYNC"}, {O_NOFOLLOW, "NOFOLLOW"},
                                {O_DIRECTORY, "DIRECTORY"}, {O_NOATIME, "NOATIME"}, {O_PATH, "PATH"}};
 
 std::string describe_stat(const struct stat& st) {
@@ -58,7 +57,8 @@ std::uint32_t checksum_of(int dir, const std::string& name) {
 std::string describe_xattrs(int fd) {
   auto xattrs = read_xattrs(fd);
   std::string text;
-  for (const auto& [name, value] : xattrs.value_or(Xattrs{})) text += fmt::format(" {}={}:{:08x}", name, value.size(), crc32c(value));
+  for (const auto& [name, value] : xattrs.value_or(Xattrs{}))
+    text += fmt::format(" {}={}:{:08x}", name, value.size(), crc32c(value));
   return text;
 }
 
@@ -82,16 +82,16 @@ void describe_dir(int dir, const std::string& above, const std::function<void(co
 }  // namespace
 
 const std::array<RandomOperations::Choice, 29> RandomOperations::kChoices = {{
-    {14, &RandomOperations::do_open},     {4, &RandomOperations::do_close},    {2, &RandomOperations::do_dup},
-    {8, &RandomOperations::do_write},     {8, &RandomOperations::do_pwrite},   {5, &RandomOperations::do_append},
-    {4, &RandomOperations::do_read},      {4, &RandomOperations::do_pread},    {2, &RandomOperations::do_seek},
-    {3, &RandomOperations::do_ftruncate}, {3, &RandomOperations::do_truncate}, {6, &RandomOperations::do_fallocate},
-    {4, &RandomOperations::do_copy_range}, {4, &RandomOperations::do_mmap},    {1, &RandomOperations::do_sync},
-    {8, &RandomOperations::do_mkdir},     {2, &RandomOperations::do_rmdir},    {6, &RandomOperations::do_unlink},
-    {9, &RandomOperations::do_rename},    {5, &RandomOperations::do_link},     {4, &RandomOperations::do_symlink},
-    {3, &RandomOperations::do_mknod},     {3, &RandomOperations::do_tmpfile},  {5, &RandomOperations::do_chmod},
-    {4, &RandomOperations::do_chown},     {4, &RandomOperations::do_times},    {9, &RandomOperations::do_setxattr},
-    {4, &RandomOperations::do_acl},       {1, &RandomOperations::do_umask},
+    {14, &RandomOperations::do_open},      {4, &RandomOperations::do_close},    {2, &RandomOperations::do_dup},
+    {8, &RandomOperations::do_write},      {8, &RandomOperations::do_pwrite},   {5, &RandomOperations::do_append},
+    {4, &RandomOperations::do_read},       {4, &RandomOperations::do_pread},    {2, &RandomOperations::do_seek},
+    {3, &RandomOperations::do_ftruncate},  {3, &RandomOperations::do_truncate}, {6, &RandomOperations::do_fallocate},
+    {4, &RandomOperations::do_copy_range}, {4, &RandomOperations::do_mmap},     {1, &RandomOperations::do_sync},
+    {8, &RandomOperations::do_mkdir},      {2, &RandomOperations::do_rmdir},    {6, &RandomOperations::do_unlink},
+    {9, &RandomOperations::do_rename},     {5, &RandomOperations::do_link},     {4, &RandomOperations::do_symlink},
+    {3, &RandomOperations::do_mknod},      {3, &RandomOperations::do_tmpfile},  {5, &RandomOperations::do_chmod},
+    {4, &RandomOperations::do_chown},      {4, &RandomOperations::do_times},    {9, &RandomOperations::do_setxattr},
+    {4, &RandomOperations::do_acl},        {1, &RandomOperations::do_umask},
 }};
 
 RandomOperations::RandomOperations(int dirfd, std::uint64_t seed)
@@ -248,8 +248,13 @@ std::string RandomOperations::do_truncate() {
 }
 
 std::string RandomOperations::do_fallocate() {
-  static constexpr int modes[] = {0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE,
-                                  FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE};
+  static constexpr int modes[] = {0,
+                                  FALLOC_FL_KEEP_SIZE,
+                                  FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                  FALLOC_FL_ZERO_RANGE,
+                                  FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
+                                  FALLOC_FL_COLLAPSE_RANGE,
+                                  FALLOC_FL_INSERT_RANGE};
   int s = slot();
   int mode = modes[below(std::size(modes))];
   std::uint64_t unit = below(4) == 0 ? 1 : 4096;
@@ -275,7 +280,8 @@ std::string RandomOperations::do_mmap() {
   std::string b = bytes(1 + below(4096));
   struct stat st {};
   std::string text = fmt::format("mmap @{} {} {}", s, page, b.size());
-  if (fstat(fd_of(s), &st) != 0 || !S_ISREG(st.st_mode) || static_cast<std::uint64_t>(st.st_size) <= page) return text + " (no page)";
+  if (fstat(fd_of(s), &st) != 0 || !S_ISREG(st.st_mode) || static_cast<std::uint64_t>(st.st_size) <= page)
+    return text + " (no page)";
   void* at = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd_of(s), static_cast<off_t>(page));
   if (at == MAP_FAILED) return text + outcome(-1);
   std::memcpy(at, b.data(), std::min<std::size_t>(b.size(), static_cast<std::uint64_t>(st.st_size) - page));
@@ -310,7 +316,8 @@ std::string RandomOperations::do_unlink() {
 }
 
 std::string RandomOperations::do_rename() {
-  static constexpr unsigned flags[] = {0, 0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT, RENAME_NOREPLACE | RENAME_EXCHANGE};
+  static constexpr unsigned flags[] = {
+      0, 0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT, RENAME_NOREPLACE | RENAME_EXCHANGE};
   char kind = below(4) == 0 ? 'd' : 'f';
   std::string from = path(kind), to = path(kind);
   unsigned f = flags[below(std::size(flags))];
@@ -328,10 +335,12 @@ std::string RandomOperations::do_link() {
 }
 
 std::string RandomOperations::do_symlink() {
-  static const std::string targets[] = {"f0", "f1", "d0", "d1/f1", "./d2", "nowhere/x", "/nonexistent/x", "", std::string(3000, 't')};
+  static const std::string targets[] = {
+      "f0", "f1", "d0", "d1/f1", "./d2", "nowhere/x", "/nonexistent/x", "", std::string(3000, 't')};
   const std::string& target = targets[below(std::size(targets))];
   std::string p = path();
-  std::string text = fmt::format("symlink {}.. {}{}", target.substr(0, 20), p, outcome(symlinkat(target.c_str(), dir_.get(), p.c_str())));
+  std::string text =
+      fmt::format("symlink {}.. {}{}", target.substr(0, 20), p, outcome(symlinkat(target.c_str(), dir_.get(), p.c_str())));
   return text + after(p);
 }
 
@@ -406,15 +415,20 @@ std::string RandomOperations::do_setxattr() {
   std::string text = fmt::format("{} {} {} {} {}", remove ? "removexattr" : "setxattr", p, name, value.size(), flags);
   if (!fd) return text + outcome(-1);
   std::string at = proc_path(fd.get());
-  text += outcome(remove ? removexattr(at.c_str(), name.c_str()) : setxattr(at.c_str(), name.c_str(), value.data(), value.size(), flags));
+  text += outcome(remove ? removexattr(at.c_str(), name.c_str())
+                         : setxattr(at.c_str(), name.c_str(), value.data(), value.size(), flags));
   return text + describe_xattrs(fd.get());
 }
 
 std::string RandomOperations::do_acl() {
   const char* name = below(3) == 0 ? "system.posix_acl_default" : "system.posix_acl_access";
   auto bits = [&] { return static_cast<std::uint16_t>(below(8)); };
-  std::string value = acl_bytes({{acl::user_obj, bits()}, {acl::user, bits(), 1000}, {acl::group_obj, bits()},
-                                 {acl::group, bits(), 65534}, {acl::mask, bits()}, {acl::other, bits()}});
+  std::string value = acl_bytes({{acl::user_obj, bits()},
+                                 {acl::user, bits(), 1000},
+                                 {acl::group_obj, bits()},
+                                 {acl::group, bits(), 65534},
+                                 {acl::mask, bits()},
+                                 {acl::other, bits()}});
   if (below(10) == 0) value.resize(below(value.size()));  // malformed
   std::string p = path(below(3) == 0 ? 'd' : 'f');
   Fd fd(openat(dir_.get(), p.c_str(), O_PATH | O_CLOEXEC));
