@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <dirent.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <map>
 #include <set>
 #include <sstream>
-
-#include <dirent.h>
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <fmt/format.h>
 
 #include "common/fd.h"
 #include "common/printable.h"
@@ -66,7 +65,8 @@ std::string describe(const OraclePlan& plan, const Files& seen, const std::strin
     auto want = i < a.size() ? std::string_view(a).substr(i, kOracleRecord) : std::string_view();
     auto have = i < b.size() ? std::string_view(b).substr(i, kOracleRecord) : std::string_view();
     if (want != have)
-      return fmt::format("{} at byte {} shows mutation {} where it should show {}", name, i, oracle_number(have), oracle_number(want));
+      return fmt::format("{} at byte {} shows mutation {} where it should show {}", name, i, oracle_number(have),
+                         oracle_number(want));
   }
   return name;
 }
@@ -82,12 +82,15 @@ OracleVerdict check_numbered(const Files& seen, std::uint64_t seed, unsigned pro
     auto a = plan.files().find(path);
     auto b = seen.find(path);
     bool same = (a == plan.files().end()) == (b == seen.end()) && (b == seen.end() || a->second == b->second);
-    if (same) differ.erase(path);
-    else differ.insert(path);
+    if (same)
+      differ.erase(path);
+    else
+      differ.insert(path);
   };
   for (const auto& [path, bytes] : plan.files()) compare(path);
   for (const auto& [path, bytes] : seen) compare(path);
-  if (!differ.empty()) verdict.violation = fmt::format("mutation {} is there, but {}", verdict.number, describe(plan, seen, *differ.begin()));
+  if (!differ.empty())
+    verdict.violation = fmt::format("mutation {} is there, but {}", verdict.number, describe(plan, seen, *differ.begin()));
   for (std::uint64_t i = 0; i < kUnseen && !differ.empty(); ++i) {
     Mutation m = plan.next();
     plan.apply(m);
@@ -128,7 +131,8 @@ Result<OracleVerdict> oracle_check(const std::string& dir) {
   std::istringstream words(head);
   std::uint64_t seed = 0;
   unsigned processes = 0;
-  if (!(words >> seed >> processes) || processes == 0 || processes > 64) return fail(Exit::usage, "not a tree of the oracle", printable(dir));
+  if (!(words >> seed >> processes) || processes == 0 || processes > 64)
+    return fail(Exit::usage, "not a tree of the oracle", printable(dir));
   Files numbered;
   std::string chatter;
   for (unsigned p = 0; p < processes; ++p) {

@@ -1,4 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <array>
 #include <cerrno>
 #include <chrono>
@@ -6,13 +13,6 @@
 #include <cstdio>
 #include <cstring>
 #include <vector>
-
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "common/fd.h"
 #include "common/printable.h"
@@ -65,8 +65,10 @@ int carry_out(int tree, const Mutation& m) {
       Fd fd(openat(tree, m.path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
       return done(static_cast<bool>(fd));
     }
-    case What::rename: return done(renameat(tree, m.path.c_str(), tree, m.to.c_str()) == 0);
-    case What::unlink: return done(unlinkat(tree, m.path.c_str(), 0) == 0);
+    case What::rename:
+      return done(renameat(tree, m.path.c_str(), tree, m.to.c_str()) == 0);
+    case What::unlink:
+      return done(unlinkat(tree, m.path.c_str(), 0) == 0);
   }
   return EINVAL;
 }
@@ -109,7 +111,8 @@ int write_chatter(int tree, unsigned me) {
   std::string home = oracle_home(me) + "/chat/";
   std::array<Fd, 3> files;
   const char* names[] = {"ring", "x", "y"};
-  for (int i = 0; i < 3; ++i) files[static_cast<std::size_t>(i)].reset(openat(tree, (home + names[i]).c_str(), O_WRONLY | O_CLOEXEC));
+  for (int i = 0; i < 3; ++i)
+    files[static_cast<std::size_t>(i)].reset(openat(tree, (home + names[i]).c_str(), O_WRONLY | O_CLOEXEC));
   for (std::uint64_t i = 1;; ++i) {
     std::string record = oracle_record(i, i - 1);
     if (pwrite_all(files[0].get(), record, i % kOracleSlots * kOracleRecord) != 0 || pwrite_all(files[1].get(), record, 0) != 0 ||
@@ -124,8 +127,7 @@ Status prepare(const OracleRun& run, int tree) {
   for (unsigned p = 0; p < run.processes; ++p) {
     for (const char* sub : {"", "/a", "/b", "/chat"})
       if (mkdirat(tree, (oracle_home(p) + sub).c_str(), 0755) != 0) return fail_errno("cannot make", oracle_home(p) + sub);
-    for (const char* name : {"/chat/ring", "/chat/x", "/chat/y"})
-      SOMFS_TRY(replace_file(tree, oracle_home(p) + name, {}));
+    for (const char* name : {"/chat/ring", "/chat/x", "/chat/y"}) SOMFS_TRY(replace_file(tree, oracle_home(p) + name, {}));
   }
   for (const auto& [path, bytes] : plan.files()) SOMFS_TRY(replace_file(tree, path, bytes));
   return replace_file(tree, "oracle", std::to_string(run.seed) + " " + std::to_string(run.processes) + "\n");

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/tools/tree_compare.h"
 
-#include <algorithm>
-#include <map>
-
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <fmt/format.h>
+#include <algorithm>
+#include <map>
 
 #include "common/fd.h"
 #include "common/printable.h"
@@ -136,8 +135,10 @@ class Comparison {
     if (a == b) return {};
     std::map<std::string, std::string> of_a(a.begin(), a.end()), of_b(b.begin(), b.end());
     for (const auto& [name, value] : of_a)
-      if (!of_b.contains(name)) differs("xattr " + printable(name) + " only in the first");
-      else if (of_b[name] != value) differs("xattr " + printable(name) + " has another value");
+      if (!of_b.contains(name))
+        differs("xattr " + printable(name) + " only in the first");
+      else if (of_b[name] != value)
+        differs("xattr " + printable(name) + " has another value");
     for (const auto& [name, value] : of_b)
       if (!of_a.contains(name)) differs("xattr " + printable(name) + " only in the second");
     return {};
@@ -147,7 +148,8 @@ class Comparison {
     if (!wants("content")) return {};
     Fd a(openat(a_dir, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
     Fd b(openat(b_dir, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
-    struct stat st_a {}, st_b {};
+    struct stat st_a {
+    }, st_b{};
     if (!a || !b || fstat(a.get(), &st_a) != 0 || fstat(b.get(), &st_b) != 0) return fail_errno("cannot open", printable(path_));
     auto size = static_cast<std::uint64_t>(std::min(st_a.st_size, st_b.st_size));
     block_a_.resize(kBlock);
@@ -157,8 +159,10 @@ class Comparison {
       if (pos >= size) return {};
       std::size_t want = std::min<std::uint64_t>(kBlock, size - pos);
       std::size_t got_a = 0, got_b = 0;
-      if (int e = pread_all(a.get(), block_a_.data(), want, pos, &got_a); e != 0) return fail_errno("cannot read", printable(path_), e);
-      if (int e = pread_all(b.get(), block_b_.data(), want, pos, &got_b); e != 0) return fail_errno("cannot read", printable(path_), e);
+      if (int e = pread_all(a.get(), block_a_.data(), want, pos, &got_a); e != 0)
+        return fail_errno("cannot read", printable(path_), e);
+      if (int e = pread_all(b.get(), block_b_.data(), want, pos, &got_b); e != 0)
+        return fail_errno("cannot read", printable(path_), e);
       if (got_a != want || got_b != want) return fail(Exit::temporary, "the file shrank", printable(path_));
       auto end = block_a_.begin() + static_cast<std::ptrdiff_t>(want);
       auto where = std::mismatch(block_a_.begin(), end, block_b_.begin()).first;
@@ -186,8 +190,9 @@ Result<std::vector<Difference>> compare_trees(const std::string& a, const std::s
 }
 
 std::string line(const Difference& d) {
-  std::string name = d.path.size() <= 300 ? printable(d.path)
-                                          : printable(d.path.substr(0, 140)) + "[...]" + printable(d.path.substr(d.path.size() - 140));
+  std::string name = d.path.size() <= 300
+                         ? printable(d.path)
+                         : printable(d.path.substr(0, 140)) + "[...]" + printable(d.path.substr(d.path.size() - 140));
   return name + ": " + d.what;
 }
 

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/tools/tree_make.h"
 
-#include <algorithm>
-#include <cerrno>
-#include <functional>
-#include <random>
-
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 #include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <functional>
+#include <random>
 
 #include "common/fd.h"
 #include "common/printable.h"
@@ -86,9 +86,7 @@ class Maker {
     must(fchownat(dir, name.c_str(), uid, gid, AT_SYMLINK_NOFOLLOW) == 0 ? 0 : errno, name);
   }
 
-  void mode(int dir, const std::string& name, mode_t mode) {
-    must(fchmodat(dir, name.c_str(), mode, 0) == 0 ? 0 : errno, name);
-  }
+  void mode(int dir, const std::string& name, mode_t mode) { must(fchmodat(dir, name.c_str(), mode, 0) == 0 ? 0 : errno, name); }
 
   void time(int dir, const std::string& name, std::int64_t sec, long nsec) {
     timespec both[2] = {{sec, nsec}, {sec, nsec}};
@@ -132,8 +130,10 @@ class Maker {
     bool text = (random_() & 1) != 0;
     while (bytes.size() < n) {
       std::uint64_t r = random_();
-      if (text) bytes += "record " + std::to_string(r % 1000) + " of the log\n";
-      else bytes.append(reinterpret_cast<const char*>(&r), sizeof r);
+      if (text)
+        bytes += "record " + std::to_string(r % 1000) + " of the log\n";
+      else
+        bytes.append(reinterpret_cast<const char*>(&r), sizeof r);
     }
     bytes.resize(n);
     return bytes;
@@ -148,9 +148,10 @@ void make_deep(Maker& m, int at, const std::string& name, int levels) {
 }
 
 void make_odd_names(Maker& m, int at) {
-  for (const std::string& name : {std::string("newline\nin it"), std::string("\xff\xfe not UTF-8"), std::string("tab\tescape\x1b[31m"),
-                                  std::string(" blank "), std::string("-rf"), std::string("back\\slash"), std::string("*?[x]"),
-                                  std::string("..."), std::string(255, 'n'), std::string(254, '\xc3') + "\x01"})
+  for (const std::string& name :
+       {std::string("newline\nin it"), std::string("\xff\xfe not UTF-8"), std::string("tab\tescape\x1b[31m"),
+        std::string(" blank "), std::string("-rf"), std::string("back\\slash"), std::string("*?[x]"), std::string("..."),
+        std::string(255, 'n'), std::string(254, '\xc3') + "\x01"})
     m.file(at, name, m.below(3000));
   m.dir(at, "dir\nwith newline", [&](int in) { m.file(in, "'\"$(x)`", 10); });
 }
@@ -167,9 +168,12 @@ void make_odd_kinds(Maker& m, int at) {
   m.symlink(at, "up", "../../../../../../etc/passwd");
   m.owner(at, "dangling", 12345, 54321);
   m.dir(at, "empty", [](int) {});
-  m.dir(at, "sticky", [](int) {}, 01777);
-  m.dir(at, "set-gid", [](int) {}, 02775);
-  m.dir(at, "closed", [&](int in) { m.file(in, "inside", 10); }, 0000);
+  m.dir(
+      at, "sticky", [](int) {}, 01777);
+  m.dir(
+      at, "set-gid", [](int) {}, 02775);
+  m.dir(
+      at, "closed", [&](int in) { m.file(in, "inside", 10); }, 0000);
 }
 
 void make_odd_attributes(Maker& m, int at) {
@@ -182,9 +186,11 @@ void make_odd_attributes(Maker& m, int at) {
   m.set_xattr(at, "xattrs", "user.bytes", std::string("\0\xff\n", 3));
   m.set_xattr(at, "xattrs", "user.large", std::string(2000, 'v'));
   m.set_xattr(at, "xattrs", "trusted.somfs-test", "t");
-  m.set_xattr(at, "acl", "system.posix_acl_access", acl_bytes({{acl::user_obj, 6}, {acl::user, 4, 1234}, {acl::group_obj, 4}, {acl::mask, 6}, {acl::other, 0}}));
+  m.set_xattr(at, "acl", "system.posix_acl_access",
+              acl_bytes({{acl::user_obj, 6}, {acl::user, 4, 1234}, {acl::group_obj, 4}, {acl::mask, 6}, {acl::other, 0}}));
   m.dir(at, "acl dir", [](int) {});
-  m.set_xattr(at, "acl dir", "system.posix_acl_default", acl_bytes({{acl::user_obj, 7}, {acl::group_obj, 5}, {acl::group, 5, 77}, {acl::mask, 5}, {acl::other, 0}}));
+  m.set_xattr(at, "acl dir", "system.posix_acl_default",
+              acl_bytes({{acl::user_obj, 7}, {acl::group_obj, 5}, {acl::group, 5, 77}, {acl::mask, 5}, {acl::other, 0}}));
   m.time(at, "before 1970", -1, 999999999);
   m.time(at, "far", 4102444800, 1);
 }
@@ -212,10 +218,14 @@ void make_odd(Maker& m, int top) {
 void make_one(Maker& m, int at, const std::string& name, Profile profile, const std::string& before) {
   switch (profile) {
     case Profile::odd:
-    case Profile::small: return m.file(at, name, 1024 + m.below(7 * 1024));
-    case Profile::big: return m.file(at, name, (4u << 20) + m.below(28u << 20));
-    case Profile::sparse: return m.sparse_file(at, name);
-    case Profile::mixed: break;
+    case Profile::small:
+      return m.file(at, name, 1024 + m.below(7 * 1024));
+    case Profile::big:
+      return m.file(at, name, (4u << 20) + m.below(28u << 20));
+    case Profile::sparse:
+      return m.sparse_file(at, name);
+    case Profile::mixed:
+      break;
   }
   std::uint64_t chance = m.below(100);
   if (chance < 4 && !before.empty()) return m.link(at, before, at, name);
