@@ -87,6 +87,16 @@ TEST_F(PowerCutTest, segments_go_only_after_their_epoch_is_durable) {
   EXPECT_TRUE(whole(set, 1) && whole(set, 2));
 }
 
+TEST_F(PowerCutTest, a_scan_reaches_no_further_back_than_the_last_compaction) {
+  auto j = open();
+  write(*j, 1);
+  clock.advance_ms(60'000);
+  j->rotate();
+  const auto compacted = clock.wall;
+  ASSERT_TRUE(j->flush());
+  EXPECT_EQ(open_after_power_cut()->trusted_until_ns(), compacted);
+}
+
 TEST_F(PowerCutTest, the_end_of_an_epoch_is_durable_before_its_changes_are_handed_out) {
   auto j = open();
   write(*j, 1);
