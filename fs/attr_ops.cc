@@ -17,7 +17,8 @@ namespace {
 constexpr int kOwner = FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID;
 constexpr int kAttributes = FUSE_SET_ATTR_MODE | kOwner | FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME;
 
-// A request that sets nothing is chown(-1, -1): it changes no owner, but clears privileges as any chown.
+// A request that sets nothing is chown(-1, -1), which changes no owner but clears privileges as any chown, or announces a
+// fallocate, which clears them itself.
 bool is_chown(int to_set) { return (to_set & kOwner) != 0 || (to_set & (kAttributes | FUSE_SET_ATTR_SIZE)) == 0; }
 
 }  // namespace
@@ -67,13 +68,13 @@ int Passthrough::set_size(SetAttr& r, Node& n, int fd, const std::string& path) 
 
 int Passthrough::set_owner_and_mode(SetAttr& r, Node& n, int fd, const std::string& path) {
   if (is_chown(r.to_set)) {
-    // The kernel above us checks who may change an owner, but not who may make set-id bits fall by changing none.
+    // The kernel above us checks who may change an owner, but not who may make set-id bits fall by changing none: a stranger has no effect.
     uid_t caller = fuse_req_ctx(r.req)->uid;
     struct stat st;
     mode_t left = 0;
     if ((r.to_set & kOwner) == 0 && caller != 0 && acts_for_others() && n.kind != Kind::dir &&
         ::fstatat(fd, "", &st, AT_EMPTY_PATH) == 0 && st.st_uid != caller && falling_set_ids(r.req, fd, &left))
-      return EPERM;
+      return 0;
     clear_privileges(r.req, n, fd, fuse_req_ctx(r.req)->uid != 0);
     uid_t uid = (r.to_set & FUSE_SET_ATTR_UID) != 0 ? r.attr.st_uid : static_cast<uid_t>(-1);
     gid_t gid = (r.to_set & FUSE_SET_ATTR_GID) != 0 ? r.attr.st_gid : static_cast<gid_t>(-1);

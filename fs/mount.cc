@@ -116,7 +116,8 @@ Result<std::unique_ptr<Mount>> Mount::open(const Backing& backing, const MountOp
   po.root_fd = backing.fd();
   po.excludes = backing.excludes();
   po.writeback = options.writeback;
-  po.descriptors = settle_process();
+  std::size_t allowed = settle_process();
+  po.descriptors = options.descriptors != 0 ? options.descriptors : allowed;
   m->passthrough_ = std::make_unique<Passthrough>(po, m->chain_, pre_images, sink, tree, *m->negotiation_, root);
   m->data_ = {m->passthrough_.get(), m->negotiation_.get()};
 

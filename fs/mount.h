@@ -26,6 +26,7 @@ struct MountOptions {
   bool writeback = false;             // faster small writes; a snapshot is then at best what a power cut would leave
   std::string fsname;                 // empty: the protected directory
   unsigned threads = 16;
+  std::size_t descriptors = 0;        // O_PATH descriptors to keep; 0: what the limits allow, at most 10 000
   bool debug = false;
 };
 

@@ -93,7 +93,7 @@ class Scratch {
   std::string path;
 };
 
-struct Setup {
+struct MountedWith {
   BackingOptions backing;
   MountOptions mount;
   Admission* admission = nullptr;
@@ -105,7 +105,7 @@ struct Setup {
 // the kernel as anybody's.
 class Mounted {
  public:
-  explicit Mounted(const std::string& dir, Setup setup = {}) : capture(sink) {
+  explicit Mounted(const std::string& dir, MountedWith setup = {}) : capture(sink) {
     setup.backing.dir = dir;
     auto b = Backing::open(setup.backing);
     if (!b) {

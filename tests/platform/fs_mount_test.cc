@@ -2,7 +2,14 @@
 // The mount on the real kernel: life and death, identity, descriptors, what is recorded.
 #include <algorithm>
 #include <cstring>
+#include <csignal>
 #include <dirent.h>
+#include <functional>
+#include <grp.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/xattr.h>
 
 #include "tests/platform/fs_fixture.h"
@@ -61,6 +68,506 @@ TEST(Mount, CarriesOutAndRecords) {
     EXPECT_TRUE(m.mount->in_force().posix_acl);
   }
   EXPECT_EQ(slurp(s.path + "/new"), "hello");
+}
+
+std::string deep_name() { return std::string(200, 'd'); }
+
+TEST(Mount, PathsBeyondPathMax) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  Mounted m(s.path);
+  ASSERT_TRUE(m.mount);
+  std::vector<Fd> chain;
+  chain.emplace_back(::open(s.path.c_str(), O_RDONLY | O_DIRECTORY));
+  for (int i = 0; i < 40; ++i) {
+    ASSERT_EQ(::mkdirat(chain.back().get(), deep_name().c_str(), 0755), 0) << i << std::strerror(errno);
+    Fd next(::openat(chain.back().get(), deep_name().c_str(), O_RDONLY | O_DIRECTORY));
+    ASSERT_TRUE(next) << i;
+    chain.push_back(std::move(next));
+  }
+  Fd file(::openat(chain.back().get(), "f", O_CREAT | O_RDWR, 0644));
+  ASSERT_TRUE(file);
+  EXPECT_EQ(write_all(file.get(), "deep"), 0);
+  EXPECT_EQ(::renameat(chain.back().get(), "f", chain[3].get(), "g"), 0);
+  struct stat st;
+  EXPECT_EQ(::fstatat(chain[3].get(), "g", &st, 0), 0);
+  EXPECT_EQ(st.st_size, 4);
+}
+
+TEST(Mount, UnnamedFilesTravelWhenTheyAreLinked) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  Mounted m(s.path);
+  ASSERT_TRUE(m.mount);
+  Fd fd(::open(s.path.c_str(), O_TMPFILE | O_RDWR, 0640));
+  ASSERT_TRUE(fd) << std::strerror(errno);
+  EXPECT_EQ(write_all(fd.get(), "unnamed"), 0);
+  EXPECT_EQ(::fchmod(fd.get(), 0600), 0);
+  struct stat st;
+  ASSERT_EQ(::fstat(fd.get(), &st), 0);
+  EXPECT_EQ(st.st_nlink, 0u);
+  EXPECT_TRUE(names_in(s.path).empty());
+  ASSERT_EQ(::linkat(AT_FDCWD, proc_path(fd.get()).c_str(), AT_FDCWD, (s.path + "/named").c_str(), AT_SYMLINK_FOLLOW), 0);
+  EXPECT_EQ(slurp(s.path + "/named"), "unnamed");
+  std::vector<Seen> seen = m.sink.take();
+  ASSERT_EQ(seen.size(), 4u);
+  EXPECT_EQ(seen[0].what, ChangeKind::born);
+  EXPECT_EQ(seen[3].what, ChangeKind::bind);
+  EXPECT_EQ(seen[3].object, seen[0].object);
+  EXPECT_TRUE(seen[3].has_handle);
+}
+
+TEST(Mount, UnlinkedOpenFilesStayUsable) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  Mounted m(s.path);
+  ASSERT_TRUE(m.mount);
+  Fd fd(::open((s.path + "/f").c_str(), O_CREAT | O_RDWR, 0644));
+  ASSERT_TRUE(fd);
+  ASSERT_EQ(::unlink((s.path + "/f").c_str()), 0);
+  EXPECT_EQ(write_all(fd.get(), "still here"), 0);
+  EXPECT_EQ(::fchmod(fd.get(), 0600), 0);
+  EXPECT_EQ(::ftruncate(fd.get(), 5), 0);
+  EXPECT_EQ(::fsetxattr(fd.get(), "user.x", "y", 1, 0), 0);
+  struct stat st;
+  ASSERT_EQ(::fstat(fd.get(), &st), 0);
+  EXPECT_EQ(st.st_size, 5);
+  EXPECT_EQ(st.st_nlink, 0u);
+}
+
+// Names that are renamed, replaced and exchanged say so, with what they named before.
+TEST(Mount, RecordsNames) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  Mounted m(s.path);
+  ASSERT_TRUE(m.mount);
+  auto at = [&](const char* n) { return s.path + "/" + n; };
+  auto id = [&](const char* n) { return inode_at(m.backing->fd(), n)->id; };
+  spill(at("a"), "");
+  spill(at("b"), "");
+  ObjectId a = id("a");
+  ObjectId b = id("b");
+  m.sink.take();
+  ASSERT_EQ(::renameat2(AT_FDCWD, at("a").c_str(), AT_FDCWD, at("b").c_str(), RENAME_EXCHANGE), 0);
+  std::vector<Seen> seen = m.sink.take();
+  ASSERT_EQ(seen.size(), 2u);
+  EXPECT_EQ(seen[0].what, ChangeKind::bind);
+  EXPECT_EQ(seen[0].name, "a");
+  EXPECT_EQ(seen[0].object, b);
+  EXPECT_EQ(seen[0].old, a);
+  EXPECT_EQ(seen[1].name, "b");
+  EXPECT_EQ(seen[1].object, a);
+  EXPECT_EQ(seen[1].old, b);
+  ASSERT_EQ(::rename(at("a").c_str(), at("b").c_str()), 0);
+  seen = m.sink.take();
+  ASSERT_EQ(seen.size(), 2u);
+  EXPECT_EQ(seen[0].what, ChangeKind::unbind);
+  EXPECT_EQ(seen[0].old, b);
+  EXPECT_EQ(seen[1].what, ChangeKind::bind);
+  EXPECT_EQ(seen[1].object, b);
+  EXPECT_EQ(seen[1].old, a);
+  ASSERT_EQ(::unlink(at("b").c_str()), 0);
+  seen = m.sink.take();
+  ASSERT_EQ(seen.size(), 1u);
+  EXPECT_EQ(seen[0].what, ChangeKind::unbind);
+  EXPECT_EQ(seen[0].old, b);
+}
+
+TEST(Mount, FailedCallsAreNotRecorded) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  Mounted m(s.path);
+  ASSERT_TRUE(m.mount);
+  ASSERT_EQ(::mkdir((s.path + "/d").c_str(), 0755), 0);
+  spill(s.path + "/d/f", "");
+  m.sink.take();
+  EXPECT_EQ(::rmdir((s.path + "/d").c_str()), -1);
+  EXPECT_EQ(errno, ENOTEMPTY);
+  EXPECT_TRUE(m.sink.take().empty());
+}
+
+TEST(Mount, PromisesAreKept) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  Mounted m(s.path);
+  ASSERT_TRUE(m.mount);
+  Fd fd(::open((s.path + "/f").c_str(), O_CREAT | O_RDWR, 0644));
+  ASSERT_EQ(write_all(fd.get(), "x"), 0);
+  int before = m.sink.durable();
+  ASSERT_EQ(::fdatasync(fd.get()), 0);
+  EXPECT_GT(m.sink.durable(), before);
+  before = m.sink.durable();
+  Fd dir(::open(s.path.c_str(), O_RDONLY | O_DIRECTORY));
+  ASSERT_EQ(::fsync(dir.get()), 0);
+  EXPECT_GT(m.sink.durable(), before);
+  for (int flags : {O_SYNC, O_DSYNC, O_DIRECT}) {
+    Fd prompt(::open((s.path + "/f").c_str(), O_RDWR | flags));
+    ASSERT_TRUE(prompt) << std::strerror(errno);
+    m.sink.take_intents();
+    alignas(4096) static char page[4096];
+    ASSERT_EQ(::pwrite(prompt.get(), page, sizeof page, 0), 4096) << std::strerror(errno);
+    auto intents = m.sink.take_intents();
+    ASSERT_EQ(intents.size(), 1u);
+    EXPECT_EQ(intents[0].second, Promise::now);
+    ASSERT_EQ(::pread(prompt.get(), page, sizeof page, 0), 4096);
+  }
+}
+
+TEST(Mount, HolesAreTold) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  Mounted m(s.path);
+  ASSERT_TRUE(m.mount);
+  Fd fd(::open((s.path + "/f").c_str(), O_CREAT | O_RDWR, 0644));
+  ASSERT_EQ(::ftruncate(fd.get(), 1 << 20), 0);
+  ASSERT_EQ(::pwrite(fd.get(), "x", 1, 512 << 10), 1);
+  EXPECT_EQ(::lseek(fd.get(), 0, SEEK_DATA), 512 << 10);
+  EXPECT_EQ(::lseek(fd.get(), 512 << 10, SEEK_HOLE), (512 << 10) + 4096);
+  struct stat st;
+  ASSERT_EQ(::fstat(fd.get(), &st), 0);
+  EXPECT_EQ(st.st_blocks, 8);
+}
+
+TEST(Mount, FlagsOfFiles) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  Mounted m(s.path);
+  ASSERT_TRUE(m.mount);
+  spill(s.path + "/f", "x");
+  Fd fd(::open((s.path + "/f").c_str(), O_RDONLY));
+  int flags = 0;
+  ASSERT_EQ(::ioctl(fd.get(), FS_IOC_GETFLAGS, &flags), 0) << std::strerror(errno);
+  flags |= FS_APPEND_FL;
+  ASSERT_EQ(::ioctl(fd.get(), FS_IOC_SETFLAGS, &flags), 0) << std::strerror(errno);
+  EXPECT_FALSE(Fd(::open((s.path + "/f").c_str(), O_WRONLY)));
+  EXPECT_EQ(errno, EPERM);
+  spill(s.path + "/f", "y", O_APPEND);
+  EXPECT_EQ(slurp(s.path + "/f"), "xy");
+  flags &= ~FS_APPEND_FL;
+  ASSERT_EQ(::ioctl(fd.get(), FS_IOC_SETFLAGS, &flags), 0);
+}
+
+// Without the fast negotiation the kernel asks for security.capability on every write.
+TEST(Mount, SomebodyElsesWriteClearsSetIds) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  Mounted m(s.path);
+  ASSERT_TRUE(m.mount);
+  std::string f = s.path + "/f";
+  spill(f, "x");
+  ASSERT_EQ(::chmod(f.c_str(), 06777), 0);
+  spill(f, "by root", 0);
+  struct stat st;
+  ASSERT_EQ(::stat(f.c_str(), &st), 0);
+  EXPECT_EQ(st.st_mode & 07777, 06777u);
+  m.sink.take();
+  pid_t child = ::fork();
+  if (child == 0) {
+    if (::setgroups(0, nullptr) != 0 || ::setgid(1001) != 0 || ::setuid(1001) != 0) ::_exit(1);
+    int fd = ::open(f.c_str(), O_WRONLY);
+    ::_exit(fd >= 0 && ::write(fd, "y", 1) == 1 ? 0 : 2);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  ASSERT_EQ(status, 0);
+  ASSERT_EQ(::stat(f.c_str(), &st), 0);
+  EXPECT_EQ(st.st_mode & 07777, 0777u);
+  std::vector<Seen> seen = m.sink.take();
+  ASSERT_GE(seen.size(), 2u);
+  EXPECT_EQ(seen.front().what, ChangeKind::attr);
+  EXPECT_EQ(seen.back().what, ChangeKind::write);
+}
+
+TEST(Mount, WritesTakeFileCapabilitiesAway) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  Mounted m(s.path);
+  ASSERT_TRUE(m.mount);
+  std::string f = s.path + "/f";
+  spill(f, "x");
+  const char cap[20] = {0, 0, 0, 2, 1};
+  ASSERT_EQ(::setxattr(f.c_str(), "security.capability", cap, sizeof cap, 0), 0) << std::strerror(errno);
+  m.sink.take();
+  spill(f, "y", 0);
+  EXPECT_EQ(::getxattr(f.c_str(), "security.capability", nullptr, 0), -1);
+  std::vector<Seen> seen = m.sink.take();
+  ASSERT_FALSE(seen.empty());
+  EXPECT_EQ(seen[0].what, ChangeKind::xattr);
+}
+
+TEST(Mount, DefaultAclIsInherited) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  Scratch plain;
+  struct Entry {
+    std::uint16_t tag, perm;
+    std::uint32_t id;
+  };
+  Entry entries[] = {{1, 7, ~0u}, {2, 5, 1002}, {4, 5, ~0u}, {16, 7, ~0u}, {32, 0, ~0u}};
+  std::string acl("\2\0\0\0", 4);
+  acl.append(reinterpret_cast<const char*>(entries), sizeof entries);
+  Mounted m(s.path);
+  ASSERT_TRUE(m.mount);
+  ::umask(077);
+  std::vector<std::string> got;
+  for (const std::string& p : {s.path, plain.path}) {
+    ASSERT_EQ(::mkdir((p + "/d").c_str(), 0777), 0);
+    ASSERT_EQ(::setxattr((p + "/d").c_str(), "system.posix_acl_default", acl.data(), acl.size(), 0), 0) << std::strerror(errno);
+    spill(p + "/d/f", "x");
+    ASSERT_EQ(::mkdir((p + "/d/sub").c_str(), 0755), 0);
+    std::string all;
+    for (const char* n : {"/d/f", "/d/sub"}) {
+      struct stat st;
+      ::stat((p + n).c_str(), &st);
+      all += std::to_string(st.st_mode) + " ";
+      Fd fd(::open((p + n).c_str(), O_PATH));
+      auto xattrs = read_xattrs(fd.get());
+      for (const auto& [name, value] : *xattrs) all += name + "=" + value + " ";
+    }
+    got.push_back(all);
+  }
+  ::umask(022);
+  EXPECT_EQ(got[0], got[1]);
+  EXPECT_NE(got[0].find("posix_acl_access"), std::string::npos);
+}
+
+TEST(Mount, ManyFilesFewDescriptors) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  const char* wanted = std::getenv("SOMFS_TEST_FILES");
+  int files = wanted != nullptr ? std::atoi(wanted) : 5000;
+  for (int i = 0; i < files; ++i) {
+    if (i % 100 == 0) {
+      ASSERT_EQ(::mkdir((s.path + "/" + std::to_string(i / 100)).c_str(), 0755), 0);
+    }
+    ASSERT_TRUE(Fd(::open((s.path + "/" + std::to_string(i / 100) + "/" + std::to_string(i)).c_str(), O_CREAT | O_WRONLY, 0644)));
+  }
+  rlimit before = {};
+  ::getrlimit(RLIMIT_NOFILE, &before);
+  rlimit low = {400, before.rlim_max};
+  ::setrlimit(RLIMIT_NOFILE, &low);
+  {
+    MountedWith setup;
+    setup.mount.descriptors = 100;
+    Mounted m(s.path, setup);
+    ASSERT_TRUE(m.mount);
+    ::setrlimit(RLIMIT_NOFILE, &low);
+    for (int round = 0; round < 2; ++round) {
+      int seen = 0;
+      for (const std::string& d : names_in(s.path))
+        for (const std::string& f : names_in(s.path + "/" + d)) {
+          struct stat st;
+          std::string p = s.path + "/" + d + "/" + f;
+          ASSERT_EQ(::stat(p.c_str(), &st), 0) << p << ": " << std::strerror(errno);
+          ASSERT_EQ(::getxattr(p.c_str(), "user.none", nullptr, 0), -1);
+          ASSERT_EQ(errno, ENODATA) << p;
+          ++seen;
+        }
+      EXPECT_EQ(seen, files);
+    }
+  }
+  ::setrlimit(RLIMIT_NOFILE, &before);
+}
+
+TEST(Mount, DeadMountIsReplacedAndLiveOneRefused) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  spill(s.path + "/f", "x");
+  pid_t child = ::fork();
+  if (child == 0) {
+    Mounted m(s.path);
+    ::kill(::getpid(), SIGKILL);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  struct stat st;
+  EXPECT_EQ(::stat((s.path + "/f").c_str(), &st), -1);
+  EXPECT_EQ(errno, ENOTCONN);
+  Mounted m(s.path);
+  ASSERT_TRUE(m.mount);
+  EXPECT_TRUE(m.backing->replaced_dead_mount());
+  EXPECT_EQ(slurp(s.path + "/f"), "x");
+  auto again = Backing::open({s.path, {}, {}, false});
+  ASSERT_FALSE(again);
+  EXPECT_EQ(again.error().exit, Exit::locked);
+}
+
+TEST(Mount, RefusesWhatItCannotProtect) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  auto missing = Backing::open({s.path + "/none", {}, {}, false});
+  ASSERT_FALSE(missing);
+  spill(s.path + "/f", "x");
+  auto file = Backing::open({s.path + "/f", {}, {}, false});
+  ASSERT_FALSE(file);
+  EXPECT_EQ(file.error().exit, Exit::usage);
+  EXPECT_FALSE(Backing::open({"/usr", {}, {}, true}));
+  ASSERT_EQ(::mkdir((s.path + "/sub").c_str(), 0755), 0);
+  ASSERT_EQ(::mount("tmpfs", (s.path + "/sub").c_str(), "tmpfs", 0, "size=64k"), 0);
+  auto nested = Backing::open({s.path, {}, {}, false});
+  EXPECT_FALSE(nested);
+  auto excluded = Backing::open({s.path, {}, {"sub"}, false});
+  EXPECT_TRUE(excluded) << excluded.error().line();
+  ::umount2((s.path + "/sub").c_str(), MNT_DETACH);
+}
+
+TEST(Mount, ListsFilesOpenBeneath) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  spill(s.path + "/f", "x");
+  int gate[2];
+  ASSERT_EQ(::pipe(gate), 0);
+  int ready[2];
+  ASSERT_EQ(::pipe(ready), 0);
+  pid_t child = ::fork();
+  if (child == 0) {
+    int fd = ::open((s.path + "/f").c_str(), O_WRONLY);
+    ::close(gate[1]);
+    char c = fd >= 0 ? 'y' : 'n';
+    if (::write(ready[1], &c, 1) != 1 || ::read(gate[0], &c, 1) < 0) ::_exit(1);
+    ::_exit(0);
+  }
+  char c = 0;
+  ASSERT_EQ(::read(ready[0], &c, 1), 1);
+  auto b = Backing::open({s.path, {}, {}, false});
+  EXPECT_FALSE(b);
+  auto forced = Backing::open({s.path, {}, {}, true});
+  ASSERT_TRUE(forced);
+  ASSERT_EQ(forced->open_beneath().size(), 1u);
+  EXPECT_EQ(forced->open_beneath()[0].pid, child);
+  EXPECT_EQ(forced->open_beneath()[0].path, s.path + "/f");
+  for (int fd : {gate[0], gate[1], ready[0], ready[1]}) ::close(fd);
+  int status = 0;
+  ::waitpid(child, &status, 0);
+}
+
+TEST(Mount, OwnDirectoryIsHidden) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  ASSERT_EQ(::mkdir((s.path + "/.somfs").c_str(), 0700), 0);
+  ASSERT_EQ(::mkdir((s.path + "/d").c_str(), 0755), 0);
+  Mounted m(s.path);
+  ASSERT_TRUE(m.mount);
+  EXPECT_EQ(names_in(s.path), (std::vector<std::string>{"d"}));
+  struct stat st;
+  ASSERT_EQ(::stat(s.path.c_str(), &st), 0);
+  EXPECT_EQ(st.st_nlink, 3u);
+  EXPECT_EQ(::stat((s.path + "/.somfs").c_str(), &st), -1);
+  EXPECT_EQ(::mkdir((s.path + "/.somfs").c_str(), 0755), -1);
+  EXPECT_EQ(::rename((s.path + "/d").c_str(), (s.path + "/.somfs").c_str()), -1);
+  EXPECT_EQ(::mkdir((s.path + "/d/.somfs").c_str(), 0755), 0);
+}
+
+TEST(Mount, ExcludedPartsAreNotRecordedUntilTheyLeave) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  ASSERT_EQ(::mkdir((s.path + "/out").c_str(), 0755), 0);
+  MountedWith setup;
+  setup.backing.excludes = {"out"};
+  Mounted m(s.path, setup);
+  ASSERT_TRUE(m.mount);
+  ASSERT_EQ(::mkdir((s.path + "/out/d").c_str(), 0755), 0);
+  spill(s.path + "/out/d/f", "x");
+  EXPECT_TRUE(m.sink.take().empty());
+  ASSERT_EQ(::rename((s.path + "/out/d").c_str(), (s.path + "/d").c_str()), 0);
+  std::vector<Seen> seen = m.sink.take();
+  ASSERT_EQ(seen.size(), 2u);
+  EXPECT_EQ(seen[0].what, ChangeKind::subtree);
+  EXPECT_EQ(seen[1].what, ChangeKind::bind);
+  spill(s.path + "/d/f", "y");
+  EXPECT_FALSE(m.sink.take().empty());
+  ASSERT_EQ(::rename((s.path + "/d").c_str(), (s.path + "/out/e").c_str()), 0);
+  seen = m.sink.take();
+  ASSERT_EQ(seen.size(), 1u);
+  EXPECT_EQ(seen[0].what, ChangeKind::unbind);
+}
+
+// Parks everything while closed; releases in order on the thread that opens it.
+class FakeGate : public Admission {
+ public:
+  void pass(std::size_t, const std::function<void()>& own, std::function<void()> go) override {
+    {
+      Lock l(mutex_);
+      if (closed_) {
+        own();
+        parked_.push_back(std::move(go));
+        changed_.notify_all();
+        return;
+      }
+    }
+    go();
+  }
+  void close() {
+    Lock l(mutex_);
+    closed_ = true;
+  }
+  void wait_for(std::size_t n) {
+    Lock l(mutex_);
+    while (parked_.size() < n) changed_.wait(mutex_);
+  }
+  void open() {
+    std::vector<std::function<void()>> all;
+    {
+      Lock l(mutex_);
+      closed_ = false;
+      all = std::exchange(parked_, {});
+    }
+    for (auto& go : all) go();
+  }
+
+ private:
+  Mutex mutex_;
+  CondVar changed_;
+  bool closed_ GUARDED_BY(mutex_) = false;
+  std::vector<std::function<void()>> parked_ GUARDED_BY(mutex_);
+};
+
+TEST(Mount, ParkedWritersBlockNobodyElse) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  FakeGate gate;
+  MountedWith setup;
+  setup.admission = &gate;
+  Mounted m(s.path, setup);
+  ASSERT_TRUE(m.mount);
+  constexpr std::size_t kWriters = 20;
+  std::vector<std::string> files;
+  for (std::size_t i = 0; i < kWriters; ++i) {
+    files.push_back(s.path + "/f" + std::to_string(i));
+    spill(files.back(), "old");
+  }
+  m.sink.take();
+  gate.close();
+  std::vector<std::jthread> writers;
+  for (const std::string& f : files) writers.emplace_back([f] { spill(f, "new text of " + f, 0); });
+  gate.wait_for(kWriters);
+  struct stat st;
+  for (const std::string& f : files) ASSERT_EQ(::stat(f.c_str(), &st), 0);
+  EXPECT_EQ(names_in(s.path).size(), kWriters);
+  EXPECT_TRUE(m.sink.take().empty());
+  gate.open();
+  writers.clear();
+  EXPECT_EQ(m.sink.take().size(), kWriters);
+  for (const std::string& f : files) EXPECT_EQ(slurp(f), "new text of " + f);
+}
+
+TEST(Mount, BarrierFlushesMappedPages) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  Mounted m(s.path);
+  ASSERT_TRUE(m.mount);
+  Fd fd(::open((s.path + "/f").c_str(), O_CREAT | O_RDWR, 0644));
+  ASSERT_EQ(::ftruncate(fd.get(), 4096), 0);
+  ASSERT_EQ(::unlink((s.path + "/f").c_str()), 0);  // no name is needed
+  void* map = ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
+  ASSERT_NE(map, MAP_FAILED);
+  std::memcpy(map, "mapped", 6);
+  m.sink.take();
+  EXPECT_TRUE(m.mount->barrier(std::chrono::seconds(20)));
+  std::vector<Seen> seen = m.sink.take();
+  ASSERT_EQ(seen.size(), 1u);
+  EXPECT_EQ(seen[0].payload.substr(0, 6), "mapped");
+  ::munmap(map, 4096);
 }
 
 }  // namespace
