@@ -31,6 +31,6 @@ enum class Distrust : std::uint8_t {
 // As declared in sender.h, over any tree.
 Result<MigrateReport> migrate_tree(Tree& tree, const Source& source, Transport& mirror, const MigrateOptions& options, Progress& progress,
                                    Distrust distrust);
-Result<VerifyReport> verify_tree(Tree& tree, const Source& source, Transport& mirror, Progress& progress);
+Result<VerifyReport> verify_tree(Tree& tree, const Source& source, Transport& mirror, const VerifyOptions& options, Progress& progress);
 
 }  // namespace somfs::replicator

@@ -450,6 +450,8 @@ void Mirror::Impl::abort() noexcept {
 
 void Mirror::abort() noexcept { impl_->abort(); }
 
+std::string Mirror::held_reason() const { return impl_->held != 0 ? impl_->held_reason : std::string(); }
+
 Status Mirror::decide_held(bool accept) {
   SOMFS_TRY(impl_->usable());
   return impl_->decide_held(accept);

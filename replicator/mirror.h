@@ -66,9 +66,11 @@ class Mirror {
   // Calls `piece` with parts of the librsync signature of the object's content.
   Status signature(const ObjectId& object, const std::function<Status(std::string_view)>& piece);
   Result<std::vector<StagedRow>> staged();
-  // Walks tree/ as it is, reading everything: depth first, names in byte order, a directory before its entries.
-  Status inspect(const std::function<Status(InspectRow)>& row);
+  // Walks tree/ as it is, reading everything: depth first, names in byte order, a directory before its entries. `deep`: from the
+  // disk, what is in memory of a file is dropped first.
+  Status inspect(const std::function<Status(InspectRow)>& row, bool deep = false);
 
+  std::string held_reason() const;                     // empty: nothing is held
   // An epoch held by the brake: accepted (applied) or rejected (forgotten; the next migration compares with the catalog).
   Status decide_held(bool accept);
 

@@ -47,7 +47,7 @@ std::uint64_t hash_of(const Xattrs& x) {
 }
 
 // Fills in what is read of one object; an opened directory is handed back.
-Fd inspect_one(int dir, const std::string& name, CatalogDb& db, InspectRow& row) {
+Fd inspect_one(int dir, const std::string& name, CatalogDb& db, bool deep, InspectRow& row) {
   Fd fd;
   auto found = name == "." ? inode_of(dir) : inode_at(dir, name);
   if (!found) {
@@ -69,6 +69,7 @@ Fd inspect_one(int dir, const std::string& name, CatalogDb& db, InspectRow& row)
     return fd;
   }
   if (kind == Kind::file) {
+    if (deep) ::posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED);
     if (auto hash = hash_content(fd.get()); hash) {
       row.content = std::move(*hash);
     } else {
@@ -85,15 +86,17 @@ Fd inspect_one(int dir, const std::string& name, CatalogDb& db, InspectRow& row)
 
 }  // namespace
 
-Status Mirror::inspect(const std::function<Status(InspectRow)>& give) {
+Status Mirror::inspect(const std::function<Status(InspectRow)>& give, bool deep) {
   Impl& m = *impl_;
   SOMFS_TRY(m.usable());
+  // Only what is on the disk can be dropped from memory.
+  if (deep && ::syncfs(m.tree.get()) != 0) return fail_errno("cannot sync the mirror");
   std::vector<Level> levels;
   std::vector<std::string> path;
   auto enter = [&](int dir, const std::string& name) -> Status {
     InspectRow row;
     row.path = path;
-    Fd fd = inspect_one(dir, name, *m.reader, row);
+    Fd fd = inspect_one(dir, name, *m.reader, deep, row);
     Level level;
     if (fd) {
       Status listed = each_entry(fd.get(), [&](const std::string& entry, std::uint64_t, unsigned char) -> Status {

@@ -23,7 +23,7 @@ Result<Choice> choose(const Source& source, const Welcome& welcome, const Migrat
   else if (welcome.generation != source.generation) why_not = "the mirror was written by another generation of this volume";
   else if (welcome.epoch != source.base_epoch)
     why_not = "the mirror holds epoch " + std::to_string(welcome.epoch) + ", this side last knew " + std::to_string(source.base_epoch);
-  else if (!source.dirty) why_not = "it is not known what changed since";
+  else if (!source.dirty || source.gap) why_not = "it is not known what changed since";
   else if (folded) why_not = "too much changed to know it name by name";
 
   if (options.want == MigrateOptions::Want::differential && !why_not.empty())

@@ -85,10 +85,23 @@ Result<bool> attempt(Run& run, const Choice& choice, bool by_path, MigrateReport
 
 }  // namespace
 
-Result<MigrateReport> migrate_tree(Tree& tree, const Source& source, Transport& transport, const MigrateOptions& options, Progress& progress,
+// The changes since what the mirror holds, which may be more than this side had noted.
+Status resolve(Source& source, const Welcome& welcome) {
+  if (!source.dirty_since) return {};
+  if (!source.gap && welcome.generation == source.generation && welcome.epoch > source.base_epoch && welcome.epoch < source.epoch)
+    source.base_epoch = welcome.epoch;
+  SOMFS_TRY_ASSIGN(Changes changes, source.dirty_since(source.base_epoch));
+  source.gap = source.gap || !changes.complete;
+  source.dirty = std::move(changes.set);
+  return {};
+}
+
+Result<MigrateReport> migrate_tree(Tree& tree, const Source& asked, Transport& transport, const MigrateOptions& options, Progress& progress,
                                    Distrust distrust) {
   Link link(transport, progress);
-  SOMFS_TRY_ASSIGN(Welcome welcome, link.greet(hello_of(source, "migrate", options.host)));
+  SOMFS_TRY_ASSIGN(Welcome welcome, link.greet(hello_of(asked, "migrate", options.host)));
+  Source source = asked;
+  SOMFS_TRY(resolve(source, welcome));
   MigrateReport report;
   report.mirror = welcome.mirror;
   report.epoch = source.epoch;
@@ -98,7 +111,7 @@ Result<MigrateReport> migrate_tree(Tree& tree, const Source& source, Transport& 
     return report;
   }
   SOMFS_TRY_ASSIGN(Choice choice, choose(source, welcome, options));
-  if (distrust != Distrust::nothing && choice.strategy == Strategy::differential) choice = {Strategy::gap_scan, source.compare_content};
+  if ((distrust != Distrust::nothing || !options.repair.empty()) && choice.strategy == Strategy::differential) choice = {Strategy::gap_scan, source.compare_content};
   report.strategy = name_of(choice.strategy);
   const bool by_path = choice.strategy == Strategy::gap_scan && (welcome.foreign_tree || distrust == Distrust::ids);
   std::unordered_map<ObjectId, StagedFile> staged;
@@ -152,9 +165,9 @@ Result<MigrateReport> migrate(const Source& source, const Connect& connect, cons
   return fail(Exit::temporary, "cannot migrate");
 }
 
-Result<VerifyReport> verify(const Source& source, Transport& mirror, Progress& progress) {
+Result<VerifyReport> verify(const Source& source, Transport& mirror, const VerifyOptions& options, Progress& progress) {
   auto tree = tree_of(*source.view);
-  return verify_tree(*tree, source, mirror, progress);
+  return verify_tree(*tree, source, mirror, options, progress);
 }
 
 }  // namespace somfs::replicator

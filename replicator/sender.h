@@ -18,6 +18,11 @@
 
 namespace somfs::replicator {
 
+struct Changes {
+  snapshot::DirtySet set;
+  bool complete = false;                              // nothing that changed is missing from it
+};
+
 // The source as the migrator sees it: a snapshot, what changed since the target's last epoch, and who the volume is.
 struct Source {
   snapshot::View* view = nullptr;
@@ -25,7 +30,11 @@ struct Source {
   std::vector<Uuid> ancestors;
   std::uint64_t base_epoch = 0;                       // what the target had acknowledged; 0: nothing
   std::uint64_t epoch = 0;                            // the snapshot's
-  std::optional<snapshot::DirtySet> dirty;            // nullopt: incomplete, compare with the catalog (gap scan)
+  std::optional<snapshot::DirtySet> dirty;            // what changed since base_epoch; nullopt: unknown, compare with the catalog
+  bool gap = false;                                   // `dirty` is not all that changed: compare with the catalog (gap scan)
+  // Where set, asked once it is known what the mirror holds: changes from the end of that epoch to the snapshot. Fills `dirty`. So a
+  // run that died between the mirror's commit and this side's note of it costs no comparison.
+  std::function<Result<Changes>(std::uint64_t epoch)> dirty_since;
   bool compare_content = false;                       // the gap is of the kind where sizes and times prove nothing
   std::vector<std::string> excludes;                  // paths relative to the volume's root: that file or subtree
 };
@@ -36,6 +45,7 @@ struct MigrateOptions {
   bool confirmed = false;                             // the brake was released by a person
   double brake_share = 0.5;
   std::string host;
+  std::vector<ObjectId> repair;                       // compare with the catalog, and send these whole whatever it says
 };
 
 struct MigrateReport {
@@ -76,8 +86,12 @@ struct VerifyReport {
   std::uint64_t files = 0, bytes = 0;
   std::vector<Difference> differences;                // at most 10 000 are kept; `truncated` says there are more
   bool truncated = false;
+  std::vector<std::string> excludes;                  // not compared
   std::vector<ObjectId> damaged;                      // objects that a repair has to send whole again
 };
-Result<VerifyReport> verify(const Source& source, Transport& mirror, Progress& progress);
+struct VerifyOptions {
+  bool deep = false;                                  // the mirror drops what it has in memory of a file before it reads it
+};
+Result<VerifyReport> verify(const Source& source, Transport& mirror, const VerifyOptions& options, Progress& progress);
 
 }  // namespace somfs::replicator

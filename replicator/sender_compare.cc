@@ -12,7 +12,8 @@ namespace {
 
 class Comparison final : public Migration {
  public:
-  Comparison(Run& run, bool by_content, bool by_path) : run_(run), by_content_(by_content), by_path_(by_path) {}
+  Comparison(Run& run, bool by_content, bool by_path)
+      : run_(run), by_content_(by_content), by_path_(by_path), forced_(run.options.repair.begin(), run.options.repair.end()) {}
   bool replaces_all() const override { return by_path_; }
 
   Status ask() override {
@@ -69,6 +70,7 @@ class Comparison final : public Migration {
     std::uint64_t size = 0;
     Time mtime;
     bool data = false;                 // its content may differ
+    bool forced = false;               // whatever the catalog says: it is damaged at the mirror
     Meta before;
   };
   struct Undecided {                   // not what the mirror has under this name
@@ -163,8 +165,9 @@ class Comparison final : public Migration {
         data = data || (a.kind == Kind::file && (at->second.whole || !at->second.extents.empty()));
       }
     }
-    if (!attr) return {};
-    Changed c{dir, entry, id, a.size, a.mtime, data, before};
+    const bool forced = forced_.contains(id);
+    if (!attr && !forced) return {};
+    Changed c{dir, entry, id, a.size, a.mtime, data || (forced && a.kind == Kind::file), forced, before};
     if (out == nullptr) {
       changed_.push_back(std::move(c));
       return {};
@@ -175,7 +178,7 @@ class Comparison final : public Migration {
 
   // A signature answers both: is the content the same, and if not, what of it is new.
   bool needs_signature(const Changed& c) const {
-    if (run_.options.dry_run || !c.data || c.size == 0 || c.before.size == 0) return false;
+    if (run_.options.dry_run || c.forced || !c.data || c.size == 0 || c.before.size == 0) return false;
     return c.size >= kMinDelta || (by_content_ && c.size == c.before.size);
   }
 
@@ -197,7 +200,7 @@ class Comparison final : public Migration {
     if (c.data) {
       data.how = Data::How::all;
       bool same = false;
-      if (c.size == 0 && c.before.size == 0) same = true;
+      if (c.size == 0 && c.before.size == 0 && !c.forced) same = true;
       if (signature && equal && (by_content_ || c.mtime == c.before.mtime)) {
         auto compared = same_content(file, *signature, &run_.bytes_source);
         if (!compared) {
@@ -210,7 +213,7 @@ class Comparison final : public Migration {
       if (same) data.how = Data::How::none;
       else if (signature && c.size >= kMinDelta) data = {Data::How::delta, nullptr, c.id, &*signature};
     }
-    if (data.how == Data::How::none && equal && a.mtime == c.before.mtime && a.ctime == c.before.ctime) {
+    if (!c.forced && data.how == Data::How::none && equal && a.mtime == c.before.mtime && a.ctime == c.before.ctime) {
       // By content, and it is the same: attributes are all that may still differ.
       auto xattrs = file.xattrs();
       Result<std::string> target = std::string();
@@ -361,6 +364,7 @@ class Comparison final : public Migration {
 
   Run& run_;
   const bool by_content_, by_path_;
+  const std::unordered_set<ObjectId> forced_;
   PlacePtr root_;
   std::unordered_set<ObjectId> listed_;                         // directories of the mirror asked for: a circle ends here
   std::vector<ObjectId> stray_dirs_;

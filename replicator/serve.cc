@@ -34,7 +34,7 @@ class Conversation {
   Status list(const std::string& body);
   Status signature(const std::string& body);
   Status staged();
-  Status inspect();
+  Status inspect(const std::string& body);
   Status send(MessageType type, std::string body) { return transport_.send({type, std::move(body)}); }
   static Result<ObjectId> object_in(const std::string& body);
 
@@ -118,7 +118,8 @@ Status Conversation::staged() {
   return send(MessageType::stages, encode(rows));
 }
 
-Status Conversation::inspect() {
+Status Conversation::inspect(const std::string& body) {
+  if (!body.empty() && body != "deep") return out_of_order("an inspection is plain or deep");
   std::vector<InspectRow> batch;
   std::size_t size = 0;
   Status walked = mirror_->inspect([&](InspectRow row) -> Status {
@@ -128,7 +129,7 @@ Status Conversation::inspect() {
     if (size < kInspectBatch) return {};
     size = 0;
     return send(MessageType::inspected, encode(std::exchange(batch, {})));
-  });
+  }, !body.empty());
   SOMFS_TRY(walked);
   if (!batch.empty()) SOMFS_TRY(send(MessageType::inspected, encode(batch)));
   return send(MessageType::inspected, encode(std::vector<InspectRow>{}));
@@ -147,7 +148,7 @@ Result<bool> Conversation::one(Message m) {
     case MessageType::list: s = list(m.body); break;
     case MessageType::signature: s = signature(m.body); break;
     case MessageType::staged: s = staged(); break;
-    case MessageType::inspect: s = inspect(); break;
+    case MessageType::inspect: s = inspect(m.body); break;
     case MessageType::abort:
       mirror_->abort();
       begun_ = false;

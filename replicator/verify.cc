@@ -209,7 +209,7 @@ class Verify {
 
 }  // namespace
 
-Result<VerifyReport> verify_tree(Tree& tree, const Source& source, Transport& transport, Progress& progress) {
+Result<VerifyReport> verify_tree(Tree& tree, const Source& source, Transport& transport, const VerifyOptions& options, Progress& progress) {
   Link link(transport, progress);
   Hello hello;
   hello.volume = source.volume;
@@ -217,13 +217,14 @@ Result<VerifyReport> verify_tree(Tree& tree, const Source& source, Transport& tr
   hello.ancestors = source.ancestors;
   hello.wants = "verify";
   SOMFS_TRY(link.greet(hello));
-  SOMFS_TRY(link.send(MessageType::inspect, {}));
+  SOMFS_TRY(link.send(MessageType::inspect, options.deep ? "deep" : ""));
   progress.phase = "verifying";
   MigrateOptions none;
   Run run(tree, source, none, progress, link);
   Rows rows(link);
   SOMFS_TRY_ASSIGN(VerifyReport report, Verify(run, rows).run());
   (void)link.send(MessageType::bye, {});   // nothing depends on it
+  report.excludes = source.excludes;
   return report;
 }
 

@@ -432,7 +432,7 @@ DirtySet Journal::known_since(std::uint64_t acked_epoch, std::uint64_t up_to) co
   return everything;
 }
 
-Status Journal::acknowledge(const std::string& target, const Uuid& mirror, std::uint64_t epoch) {
+Status Journal::acknowledge(const std::string& target, const Uuid& mirror, std::uint64_t epoch, std::int64_t cut_ns) {
   Lock l(impl_->keep_mu_);
   if (target.empty() || target.size() > JournalState::kMostName)
     return fail(Exit::usage, "not a target", printable(target), "its name is empty or too long");
@@ -443,7 +443,10 @@ Status Journal::acknowledge(const std::string& target, const Uuid& mirror, std::
   KnownTarget& t = targets[target];
   t.state.target = target;
   t.state.mirror = mirror;
-  t.state.acked_epoch = std::max(t.state.acked_epoch, epoch);
+  if (epoch >= t.state.acked_epoch) {
+    t.state.acked_epoch = epoch;
+    t.state.acked_cut_ns = cut_ns;
+  }
   if (epoch >= t.gap_epoch) t.state.gap = t.state.content = false;
   impl_->drop_acknowledged();
   SOMFS_TRY(impl_->write_state());

@@ -42,6 +42,7 @@ struct TargetState {
   std::string target;            // as the user wrote it, normalised
   Uuid mirror;                   // the mirror's own id, learnt at the first contact
   std::uint64_t acked_epoch = 0; // the mirror holds everything up to the cut that ended this epoch; 0: nothing
+  std::int64_t acked_cut_ns = 0; // wall clock of that cut, for the lag; 0: unknown
   bool gap = false;              // the next migration has to compare with the mirror's catalog
   bool content = false;          // ... and contents with hashes, not only ids, sizes and times
 };
@@ -95,8 +96,9 @@ class Journal final : public ChangeSink {
   std::optional<DirtySet> dirty_since(std::uint64_t acked_epoch, std::uint64_t up_to) const;
   // The same, complete or not: what a migration after a gap sends whatever the mirror's catalog says.
   DirtySet known_since(std::uint64_t acked_epoch, std::uint64_t up_to) const;
-  // The target durably holds the cut that ended `epoch`. Epochs every target has are dropped. Durable on return.
-  Status acknowledge(const std::string& target, const Uuid& mirror, std::uint64_t epoch);
+  // The target durably holds the cut that ended `epoch`, made at `cut_ns` by the wall clock. Epochs every target has are dropped.
+  // Durable on return.
+  Status acknowledge(const std::string& target, const Uuid& mirror, std::uint64_t epoch, std::int64_t cut_ns = 0);
   Status forget(const std::string& target);
 
   // The gap scan's findings enter as marks; finish_gap_scan() says the scan is complete.

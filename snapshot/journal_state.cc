@@ -36,6 +36,7 @@ std::string JournalState::encode() const {
     w.text(name);
     w.raw(t.state.mirror.raw());
     w.u64(t.state.acked_epoch);
+    w.i64(t.state.acked_cut_ns);
     w.u8(static_cast<std::uint8_t>(t.state.gap | t.state.content << 1));
     w.u64(t.gap_epoch);
   }
@@ -71,6 +72,7 @@ bool JournalState::decode(std::string_view bytes, JournalState* out) {
     t.state.target = std::string(r.text(kMostName));
     t.state.mirror = Uuid::from_raw(r.raw(16));
     t.state.acked_epoch = r.u64();
+    t.state.acked_cut_ns = r.i64();
     const std::uint8_t gap = r.u8();
     t.state.gap = (gap & 1) != 0;
     t.state.content = (gap & 2) != 0;

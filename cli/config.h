@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// The configuration of one volume (somfs.conf(5)): TOML. Unknown keys are errors: a misspelt safety setting must not pass silently.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "common/result.h"
+
+namespace somfs::cli {
+
+struct WriterConfig {
+  std::string type;                  // postgresql, sqlite, cgroup, hooks
+  std::string name;                  // in reports; the type by default
+  std::string socket, user, database, port;  // postgresql
+  std::vector<std::string> files;    // sqlite: relative to the volume, or absolute beneath it
+  std::string path;                  // cgroup
+  std::string directory;             // hooks
+  double timeout_s = 10;
+};
+
+struct Config {
+  std::string file;                  // where it was read from, empty: defaults
+  std::vector<std::string> excludes; // [volume] exclude: relative to the volume
+  std::string reserve = "5%";        // [snapshot] reserve: size or share of the file system
+  double expire_s = 24 * 3600;       // [snapshot] expire: snapshots made for migrations
+  std::uint64_t index_memory = 64u << 20;
+  unsigned hold_ms = 1000, drain_ms = 500;
+  std::uint64_t parked_bytes = 64u << 20;   // [snapshot] parked
+  std::uint64_t journal_memory = 64u << 20; // [journal] memory: the dirty set degrades beyond it
+  std::string target;                // [migrate] target
+  double brake = 0.5;                // [migrate] brake
+  std::uint64_t bwlimit = 0;         // [migrate] bwlimit
+  std::vector<WriterConfig> writers; // [[writer]], numbered names where there are several of a type
+
+  // Bytes to keep free on a file system of `total` bytes.
+  std::uint64_t reserve_bytes(std::uint64_t total) const;
+};
+
+Result<Config> parse_config(const std::string& text, const std::string& file);
+// The file must belong to root or to whoever runs this, and be writable by nobody else: it names programs that are run.
+Result<Config> load_config(const std::string& file);
+// The file of a volume: $SOMFS_CONFIG_DIR or /etc/somfs, NAME.conf with the protected directory's path, '/' made '-'
+// ("/srv/data" → srv-data.conf); defaults where there is none.
+std::string default_config_file(const std::string& dir);
+
+}  // namespace somfs::cli

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/snapshot_tree.h"
+
+#include <map>
+#include <unordered_map>
+
+#include "common/fd.h"
+#include "common/sync.h"
+#include "snapshot/view.h"
+
+namespace somfs::cli {
+namespace {
+
+using snapshot::View;
+using snapshot::ViewEntry;
+using snapshot::ViewFile;
+using NodeId = fs::VirtualTree::NodeId;
+
+constexpr NodeId kRoot = 1;        // .somfs
+constexpr NodeId kSnapshots = 2;   // .somfs/snapshots
+
+// A snapshot's view, shared by its nodes; it goes with the last of them, so a removed snapshot lets go of its descriptors.
+struct Shown {
+  std::string name;
+  std::unique_ptr<View> view;
+};
+
+// An object of a view that the kernel knows. Reached again by its path of entries: that works with and without file handles,
+// and no descriptor is kept for a node nobody uses.
+struct Node {
+  NodeId id = 0, parent = 0;
+  std::uint64_t count = 0;         // lookups not yet forgotten, plus one for each child node that names it as its parent
+  std::shared_ptr<Shown> shown;
+  ViewEntry entry;                 // the snapshot's root: no name
+};
+
+int errno_of(const Error& e) { return e.sys != 0 ? e.sys : ESTALE; }
+
+void fill(const Attr& a, std::uint64_t ino, struct stat* st) {
+  *st = {};
+  st->st_ino = ino;
+  st->st_mode = mode_of_kind(a.kind) | a.mode;
+  st->st_nlink = a.nlink;
+  st->st_uid = a.uid;
+  st->st_gid = a.gid;
+  st->st_rdev = a.rdev;
+  st->st_size = static_cast<off_t>(a.size);
+  st->st_blksize = 65536;
+  st->st_blocks = static_cast<blkcnt_t>((a.size + 511) / 512);
+  st->st_mtim = {a.mtime.sec, static_cast<long>(a.mtime.nsec)};
+  st->st_ctim = {a.ctime.sec, static_cast<long>(a.ctime.nsec)};
+  st->st_atim = st->st_mtim;
+}
+
+}  // namespace
+
+struct SnapshotTree::Impl {
+  int root_fd, store_fd;
+  std::function<std::vector<snapshot::SnapshotInfo>()> snapshots;
+  Mutex mutex;
+  NodeId next GUARDED_BY(mutex) = 16;
+  std::unordered_map<NodeId, Node> nodes GUARDED_BY(mutex);
+  std::map<std::pair<NodeId, std::string>, NodeId> by_name GUARDED_BY(mutex);
+  std::uint64_t next_handle GUARDED_BY(mutex) = 1;
+  struct Open {
+    std::shared_ptr<Shown> shown;   // keeps the view; declared before what was opened in it
+    ViewFile file;
+    Mutex one;                      // a ViewFile serves one thread at a time
+  };
+  std::unordered_map<std::uint64_t, std::shared_ptr<Open>> opens GUARDED_BY(mutex);
+
+  // The entries from the snapshot's root down to `id`, and the view.
+  int chain(NodeId id, std::shared_ptr<Shown>* shown, std::vector<ViewEntry>* entries) EXCLUDES(mutex) {
+    Lock lock(mutex);
+    for (NodeId at = id; at != kSnapshots;) {
+      auto n = nodes.find(at);
+      if (n == nodes.end()) return ESTALE;
+      *shown = n->second.shown;
+      if (!n->second.entry.name.empty()) entries->push_back(n->second.entry);
+      at = n->second.parent;
+    }
+    return *shown ? 0 : ESTALE;
+  }
+
+  Result<ViewFile> open_node(NodeId id, std::shared_ptr<Shown>* shown) {
+    std::vector<ViewEntry> entries;
+    if (int e = chain(id, shown, &entries); e != 0) return fail_errno("stale node", {}, e);
+    if (entries.empty()) return (*shown)->view->root();
+    if ((*shown)->view->has_handles()) {
+      auto f = (*shown)->view->open(entries.front().ref);
+      if (!f) return pass_on(std::move(f).error());
+      if (*f) return std::move(**f);
+    }
+    auto dir = (*shown)->view->root();
+    if (!dir) return dir;
+    for (auto e = entries.rbegin(); e != entries.rend(); ++e) {
+      auto inner = (*shown)->view->open_in(*dir, *e);
+      if (!inner) return inner;
+      dir = std::move(inner);
+    }
+    return dir;
+  }
+
+  NodeId node_for(NodeId parent, const std::string& name, const std::shared_ptr<Shown>& shown, const ViewEntry& entry) EXCLUDES(mutex) {
+    Lock lock(mutex);
+    auto [at, fresh] = by_name.try_emplace({parent, name}, next);
+    // A snapshot deleted and made again under its name is another one, though the kernel may still know nodes of the first.
+    if (!fresh && nodes[at->second].shown->view->epoch() != shown->view->epoch()) {
+      at->second = next;
+      fresh = true;
+    }
+    if (fresh) {
+      nodes[next] = Node{next, parent, 0, shown, entry};
+      if (auto p = nodes.find(parent); p != nodes.end()) ++p->second.count;
+      ++next;
+    }
+    ++nodes[at->second].count;
+    return at->second;
+  }
+
+  void release(NodeId id, std::uint64_t count) REQUIRES(mutex) {
+    while (id >= 16) {
+      auto n = nodes.find(id);
+      if (n == nodes.end()) return;
+      n->second.count -= std::min(count, n->second.count);
+      if (n->second.count != 0) return;
+      NodeId parent = n->second.parent;
+      auto named = by_name.find({parent, n->second.entry.name.empty() ? n->second.shown->name : n->second.entry.name});
+      if (named != by_name.end() && named->second == id) by_name.erase(named);
+      nodes.erase(n);
+      id = parent;
+      count = 1;
+    }
+  }
+
+  void virtual_dir(NodeId id, struct stat* st) const {
+    *st = {};
+    st->st_ino = id == kRoot ? 0x7ffffffffffffff0ull : 0x7ffffffffffffff1ull;
+    st->st_mode = S_IFDIR | 0555;
+    st->st_nlink = 2;
+    st->st_blksize = 4096;
+  }
+};
+
+SnapshotTree::SnapshotTree(int root_fd, int store_fd, std::function<std::vector<snapshot::SnapshotInfo>()> list)
+    : impl_(new Impl{root_fd, store_fd, std::move(list), {}, 16, {}, {}, 1, {}}) {}
+SnapshotTree::~SnapshotTree() = default;
+
+fs::VirtualTree::NodeId SnapshotTree::root() { return kRoot; }
+
+int SnapshotTree::lookup(NodeId dir, std::string_view name, NodeId* id, struct stat* attr) {
+  std::string text(name);
+  if (dir == kRoot) {
+    if (text != "snapshots") return ENOENT;
+    *id = kSnapshots;
+    impl_->virtual_dir(kSnapshots, attr);
+    return 0;
+  }
+  if (dir == kSnapshots) {
+    bool known = false;
+    for (const auto& s : impl_->snapshots()) known = known || s.name == text;
+    if (!known) return ENOENT;
+    auto view = View::open(impl_->root_fd, impl_->store_fd, text);
+    if (!view) return errno_of(view.error());
+    auto shown = std::make_shared<Shown>(Shown{text, std::move(*view)});
+    auto top = shown->view->root();
+    if (!top) return errno_of(top.error());
+    fill(top->attr(), top->ref().id.ino, attr);
+    *id = impl_->node_for(kSnapshots, text, shown, ViewEntry{"", top->ref()});
+    return 0;
+  }
+  std::shared_ptr<Shown> shown;
+  auto d = impl_->open_node(dir, &shown);
+  if (!d) return errno_of(d.error());
+  auto ref = shown->view->lookup(*d, text);
+  if (!ref) return errno_of(ref.error());
+  if (!*ref) return ENOENT;
+  ViewEntry entry{text, **ref};
+  auto f = shown->view->open_in(*d, entry);
+  if (!f) return errno_of(f.error());
+  fill(f->attr(), entry.ref.id.ino, attr);
+  *id = impl_->node_for(dir, text, shown, entry);
+  return 0;
+}
+
+void SnapshotTree::forget(NodeId id, std::uint64_t count) {
+  Lock lock(impl_->mutex);
+  impl_->release(id, count);
+}
+
+int SnapshotTree::getattr(NodeId id, struct stat* attr) {
+  if (id == kRoot || id == kSnapshots) {
+    impl_->virtual_dir(id, attr);
+    return 0;
+  }
+  std::shared_ptr<Shown> shown;
+  auto f = impl_->open_node(id, &shown);
+  if (!f) return errno_of(f.error());
+  fill(f->attr(), f->ref().id.ino, attr);
+  return 0;
+}
+
+int SnapshotTree::list(NodeId dir, std::vector<Entry>* entries) {
+  if (dir == kRoot) {
+    entries->push_back({"snapshots", 0x7ffffffffffffff1ull, S_IFDIR});
+    return 0;
+  }
+  if (dir == kSnapshots) {
+    for (const auto& s : impl_->snapshots()) entries->push_back({s.name, s.epoch, S_IFDIR});
+    return 0;
+  }
+  std::shared_ptr<Shown> shown;
+  auto d = impl_->open_node(dir, &shown);
+  if (!d) return errno_of(d.error());
+  auto all = shown->view->list(*d);
+  if (!all) return errno_of(all.error());
+  for (auto& e : *all) entries->push_back({std::move(e.name), e.ref.id.ino, mode_of_kind(e.ref.kind)});
+  return 0;
+}
+
+int SnapshotTree::open(NodeId id, std::uint64_t* handle) {
+  std::shared_ptr<Shown> shown;
+  auto f = impl_->open_node(id, &shown);
+  if (!f) return errno_of(f.error());
+  std::shared_ptr<Impl::Open> open(new Impl::Open{std::move(shown), std::move(*f), {}});
+  Lock lock(impl_->mutex);
+  *handle = impl_->next_handle++;
+  impl_->opens[*handle] = std::move(open);
+  return 0;
+}
+
+void SnapshotTree::close(std::uint64_t handle) {
+  std::shared_ptr<Impl::Open> last;   // destroyed after the lock
+  Lock lock(impl_->mutex);
+  auto o = impl_->opens.find(handle);
+  if (o == impl_->opens.end()) return;
+  last = std::move(o->second);
+  impl_->opens.erase(o);
+}
+
+int SnapshotTree::read(std::uint64_t handle, void* buf, std::size_t n, std::uint64_t off, std::size_t* got) {
+  std::shared_ptr<Impl::Open> open;
+  {
+    Lock lock(impl_->mutex);
+    auto o = impl_->opens.find(handle);
+    if (o == impl_->opens.end()) return EBADF;
+    open = o->second;
+  }
+  Lock lock(open->one);
+  auto r = open->file.read(buf, n, off);
+  if (!r) return errno_of(r.error());
+  *got = *r;
+  return 0;
+}
+
+int SnapshotTree::readlink(NodeId id, std::string* target) {
+  std::shared_ptr<Shown> shown;
+  auto f = impl_->open_node(id, &shown);
+  if (!f) return errno_of(f.error());
+  auto t = f->link_target();
+  if (!t) return errno_of(t.error());
+  *target = std::move(*t);
+  return 0;
+}
+
+int SnapshotTree::getxattr(NodeId id, std::string_view name, std::string* value) {
+  if (id < 16) return ENODATA;
+  std::shared_ptr<Shown> shown;
+  auto f = impl_->open_node(id, &shown);
+  if (!f) return errno_of(f.error());
+  auto all = f->xattrs();
+  if (!all) return errno_of(all.error());
+  for (auto& [key, v] : *all)
+    if (key == name) {
+      *value = std::move(v);
+      return 0;
+    }
+  return ENODATA;
+}
+
+int SnapshotTree::listxattr(NodeId id, std::string* names) {
+  names->clear();
+  if (id < 16) return 0;
+  std::shared_ptr<Shown> shown;
+  auto f = impl_->open_node(id, &shown);
+  if (!f) return errno_of(f.error());
+  auto all = f->xattrs();
+  if (!all) return errno_of(all.error());
+  for (const auto& [key, v] : *all) {
+    *names += key;
+    *names += '\0';
+  }
+  return 0;
+}
+
+}  // namespace somfs::cli

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+// somfs [-f] [-o OPTIONS] DIR [MOUNTPOINT]: mounts, and returns when the mount is live.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstring>
+#include <iostream>
+#include <set>
+#include <thread>
+
+#include <CLI/CLI.hpp>
+
+#include "cli/control.h"
+#include "cli/version.h"
+#include "cli/volume.h"
+#include "common/fd.h"
+#include "common/log.h"
+#include "common/printable.h"
+
+namespace somfs::cli {
+namespace {
+
+struct Arguments {
+  std::string dir, mountpoint, config_file, log_file;
+  std::vector<std::string> options;
+  bool foreground = false, force = false, debug = false;
+  VolumeOptions volume;
+};
+
+// The -o list: ours, and those of mount(8) that mean nothing here or are the kernel's.
+Status read_options(Arguments* a) {
+  for (const std::string& list : a->options) {
+    for (std::size_t at = 0; at <= list.size();) {
+      std::size_t end = std::min(list.find(',', at), list.size());
+      std::string o = list.substr(at, end - at);
+      at = end + 1;
+      static const std::set<std::string> accepted{"", "rw", "defaults", "dev", "suid", "exec", "auto", "noauto", "user", "users", "nofail", "_netdev",
+                                                  "default_permissions", "allow_other", "noatime", "relatime", "nodev", "nosuid", "noexec"};
+      if (o == "writeback") a->volume.writeback = true;
+      else if (o == "ro") a->volume.read_only = true;
+      else if (o == "force") a->force = true;
+      else if (o == "allow_root") a->volume.allow_other = true;
+      else if (o.starts_with("config=")) a->config_file = o.substr(7);
+      else if (o.starts_with("log=")) a->log_file = o.substr(4);
+      else if (o.starts_with("x-") || o.starts_with("comment=") || o.starts_with("fsname=") || o.starts_with("subtype=")) continue;
+      else if (!accepted.contains(o))
+        return fail(Exit::usage, "unknown mount option", printable(o), {}, "see somfs(8)");
+    }
+  }
+  return {};
+}
+
+Status resolve(Arguments* a) {
+  SOMFS_TRY(read_options(a));
+  SOMFS_TRY_ASSIGN(a->volume.dir, canonical_without_touching(a->dir));
+  a->volume.mountpoint = a->volume.dir;
+  if (!a->mountpoint.empty()) {
+    SOMFS_TRY_ASSIGN(a->volume.mountpoint, canonical_without_touching(a->mountpoint));
+  }
+  a->volume.force = a->force;
+  a->volume.allow_other = ::geteuid() == 0;
+  std::string file = a->config_file.empty() ? default_config_file(a->volume.dir) : a->config_file;
+  if (!a->config_file.empty() || ::access(file.c_str(), F_OK) == 0) {
+    SOMFS_TRY_ASSIGN(a->volume.config, load_config(file));
+  }
+  return {};
+}
+
+int complain(const Error& e) {
+  std::cerr << "somfs: " << e.line() << std::endl;
+  return static_cast<int>(e.exit);
+}
+
+// Signals end the mount cleanly. They are blocked in every thread and awaited by one.
+sigset_t ending_signals() {
+  sigset_t set;
+  ::sigemptyset(&set);
+  for (int s : {SIGINT, SIGTERM, SIGHUP}) ::sigaddset(&set, s);
+  return set;
+}
+
+// `report`: where the waiting parent hears the outcome, or -1 in the foreground.
+int serve(const Arguments& a, int report) {
+  auto tell = [&](int code, const std::string& line) {
+    if (report < 0) {
+      if (!line.empty()) std::cerr << "somfs: " << line << std::endl;
+      return;
+    }
+    std::string text(1, static_cast<char>(code));
+    text += line;
+    (void)write_all(report, text);
+    ::close(report);
+    report = -1;
+  };
+  std::signal(SIGPIPE, SIG_IGN);
+  sigset_t set = ending_signals();
+  ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  log::open(a.log_file, a.debug ? log::Level::debug : log::Level::info);
+  auto volume = Volume::open(a.volume);
+  if (!volume) {
+    tell(static_cast<int>(volume.error().exit), volume.error().line());
+    return static_cast<int>(volume.error().exit);
+  }
+  if (a.volume.writeback)
+    std::cerr << "somfs: writeback mode: writers are not stopped at a cut; a snapshot is at best what a power cut would leave" << std::endl;
+  if (report >= 0) {
+    // From here on there is nobody to read what is printed; a log file, when asked for, has been opened.
+    int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
+    for (int fd : {0, 1, 2}) ::dup2(null, fd);
+    if (null > 2) ::close(null);
+  }
+  tell(0, "");
+  std::jthread watcher([&](const std::stop_token& stop) {
+    const timespec tick{0, 200'000'000};
+    while (!stop.stop_requested())
+      if (::sigtimedwait(&set, nullptr, &tick) > 0) (*volume)->stop();
+  });
+  Status ended = (*volume)->run();
+  if (!ended) {
+    log::error("{}", ended.error().line());
+    return static_cast<int>(ended.error().exit);
+  }
+  return 0;
+}
+
+// The parent waits for the child's word on the mount and leaves with it.
+int in_background(const Arguments& a) {
+  int p[2];
+  if (::pipe2(p, O_CLOEXEC) != 0) return complain({Exit::temporary, errno, "cannot make a pipe", {}, {}, {}});
+  pid_t pid = ::fork();
+  if (pid < 0) return complain({Exit::temporary, errno, "cannot start in the background", {}, {}, {}});
+  if (pid == 0) {
+    ::close(p[0]);
+    ::setsid();
+    (void)!::chdir("/");
+    ::_exit(serve(a, p[1]));
+  }
+  ::close(p[1]);
+  std::string word(65536, '\0');
+  std::size_t got = 0;
+  (void)read_all(p[0], word.data(), word.size(), &got);
+  if (got == 0) {
+    int status = 0;
+    ::waitpid(pid, &status, 0);
+    return complain({Exit::temporary, 0, "the mount process ended early", printable(a.dir), {}, "run somfs -f to see why"});
+  }
+  if (got > 1) std::cerr << "somfs: " << word.substr(1, got - 1) << std::endl;
+  return static_cast<unsigned char>(word[0]);
+}
+
+}  // namespace
+}  // namespace somfs::cli
+
+int main(int argc, char** argv) {
+  using namespace somfs::cli;
+  CLI::App app("Protects a directory: mounts over it, sees every change, and can take snapshots of one exact instant.", "somfs");
+  Arguments a;
+  app.add_option("DIR", a.dir, "The directory to protect")->required();
+  app.add_option("MOUNTPOINT", a.mountpoint, "Where to mount it (default: over DIR itself)");
+  app.add_flag("-f,--foreground", a.foreground, "Stay in the foreground, log to standard error");
+  app.add_flag("--force", a.force, "Mount although files in it are open: what is written through those is not seen");
+  app.add_flag("--debug", a.debug, "Log more");
+  app.add_option("-o", a.options, "Mount options: ro, writeback, config=FILE, log=FILE, force")->expected(1)->allow_extra_args(false);
+  app.set_version_flag("--version,-V", std::string("somfs ") + kVersion);
+  app.footer("Stop with: umount MOUNTPOINT, or somfs-ctl umount DIR. In /etc/fstab: DIR DIR fuse.somfs defaults,nofail 0 0");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& e) {
+    return app.exit(e);
+  } catch (const CLI::ParseError& e) {
+    return complain({somfs::Exit::usage, 0, e.what(), {}, {}, "see somfs --help"});
+  }
+  if (auto s = resolve(&a); !s) return complain(s.error());
+  return a.foreground ? serve(a, -1) : in_background(a);
+}

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/target.h"
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include <boost/filesystem.hpp>
+
+#include "common/fd.h"
+#include "common/printable.h"
+#include "replicator/mirror.h"
+
+extern char** environ;
+
+namespace somfs::cli {
+namespace {
+
+std::string absolute(const std::string& path) {
+  boost::filesystem::path p = boost::filesystem::absolute(path).lexically_normal();
+  std::string s = p.string();
+  while (s.size() > 1 && (s.back() == '/' || (s.size() > 2 && s.ends_with("/.")))) s.pop_back();
+  return s;
+}
+
+// One word for the remote shell: ssh joins its arguments and hands them to one.
+std::string quoted(const std::string& word) {
+  std::string q = "'";
+  for (char c : word) q += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return q + "'";
+}
+
+// A transport that sends no faster than `bwlimit` bytes a second: what a link does by itself, for a mirror in this process.
+class Paced final : public replicator::Transport {
+ public:
+  Paced(std::unique_ptr<replicator::Transport> inner, std::uint64_t bwlimit) : inner_(std::move(inner)), bwlimit_(bwlimit) {}
+  Status send(replicator::Message message) override {
+    auto now = std::chrono::steady_clock::now();
+    if (free_at_ < now) free_at_ = now;
+    // A tenth of a second may be sent ahead, so that small messages are not made to wait.
+    auto wait = free_at_ - std::chrono::milliseconds(100);
+    free_at_ += std::chrono::nanoseconds(static_cast<std::int64_t>(1e9 * static_cast<double>(message.body.size()) / static_cast<double>(bwlimit_)));
+    while (wait > now && !closed_) {
+      std::this_thread::sleep_for(std::min<std::chrono::steady_clock::duration>(wait - now, std::chrono::milliseconds(100)));
+      now = std::chrono::steady_clock::now();
+    }
+    return inner_->send(std::move(message));
+  }
+  Result<replicator::Message> receive() override { return inner_->receive(); }
+  void close() noexcept override {
+    closed_ = true;
+    inner_->close();
+  }
+  std::uint64_t bytes_sent() const override { return inner_->bytes_sent(); }
+  std::uint64_t bytes_received() const override { return inner_->bytes_received(); }
+
+ private:
+  std::unique_ptr<replicator::Transport> inner_;
+  const std::uint64_t bwlimit_;
+  std::chrono::steady_clock::time_point free_at_;
+  std::atomic<bool> closed_{false};
+};
+
+}  // namespace
+
+Result<Target> parse_target(const std::string& text) {
+  Target t;
+  if (text.empty()) return fail(Exit::usage, "an empty target names no mirror");
+  if (text.starts_with("ssh://")) {
+    t.kind = Target::Kind::ssh;
+    std::string rest = text.substr(6);
+    std::size_t slash = rest.find('/');
+    t.host = rest.substr(0, slash);
+    t.path = slash == std::string::npos ? "" : rest.substr(slash);
+    if (t.host.empty() || t.path.size() < 2)
+      return fail(Exit::usage, "not a target", printable(text), "ssh:// needs a host and a path", "write ssh://[USER@]HOST/path");
+    if (t.host.front() == '-' || t.host.find_first_of(" \t\n'\"\\;&|$`<>") != std::string::npos)
+      return fail(Exit::usage, "not a host", printable(t.host));
+    t.text = "ssh://" + t.host + t.path;
+    return t;
+  }
+  std::size_t scheme = text.find("://");
+  if (scheme != std::string::npos || text.starts_with("vd:"))
+    return fail(Exit::usage, "cannot use target", printable(text), "this version serves /path, dir:/path and ssh://[USER@]HOST/path");
+  t.path = absolute(text.starts_with("dir:") ? text.substr(4) : text);
+  if (t.path == "/") return fail(Exit::usage, "not a target", "/", "a mirror needs a directory of its own");
+  t.text = t.path;
+  return t;
+}
+
+Result<std::unique_ptr<replicator::Transport>> MirrorLink::connect() {
+  (void)finish();
+  return target_.kind == Target::Kind::directory ? connect_in_process() : connect_over_ssh();
+}
+
+Result<std::unique_ptr<replicator::Transport>> MirrorLink::connect_in_process() {
+  auto ends = replicator::make_pair_in_process(8u << 20);
+  replicator::Transport* far = ends.second.get();
+  {
+    Lock lock(mutex_);
+    far_ = std::move(ends.second);
+  }
+  serving_ = std::thread([this, far] {
+    auto mode = create_ ? replicator::Mirror::Mode::create : replicator::Mirror::Mode::existing;
+    served_ = replicator::serve(*far, [&] { return replicator::Mirror::open(target_.path, mode); });
+    far->close();
+  });
+  if (bwlimit_ != 0) return std::make_unique<Paced>(std::move(ends.first), bwlimit_);
+  return std::move(ends.first);
+}
+
+Result<std::unique_ptr<replicator::Transport>> MirrorLink::connect_over_ssh() {
+  int to_ssh[2], from_ssh[2];
+  if (::pipe2(to_ssh, O_CLOEXEC) != 0) return fail_errno("cannot make a pipe");
+  Fd child_in(to_ssh[0]), out(to_ssh[1]);
+  if (::pipe2(from_ssh, O_CLOEXEC) != 0) return fail_errno("cannot make a pipe");
+  Fd in(from_ssh[0]), child_out(from_ssh[1]);
+  // $SOMFS_SSH: another ssh, with options ("ssh -p 2222 -i KEY"); split at blanks, as rsync's -e is.
+  std::vector<std::string> words;
+  const char* ssh = std::getenv("SOMFS_SSH");
+  std::string command = ssh != nullptr && *ssh != '\0' ? ssh : "ssh";
+  for (std::size_t at = 0; at < command.size();) {
+    std::size_t end = command.find(' ', at);
+    if (end == std::string::npos) end = command.size();
+    if (end > at) words.push_back(command.substr(at, end - at));
+    at = end + 1;
+  }
+  const char* program = std::getenv("SOMFS_REMOTE_MIRRORD");
+  words.push_back(target_.host);
+  words.push_back(std::string(program != nullptr ? program : "somfs-mirrord") + " --stdio --store " + quoted(target_.path) +
+                  (create_ ? " --create" : ""));
+  std::vector<char*> argv;
+  for (std::string& w : words) argv.push_back(w.data());
+  argv.push_back(nullptr);
+  posix_spawn_file_actions_t actions;
+  ::posix_spawn_file_actions_init(&actions);
+  ::posix_spawn_file_actions_adddup2(&actions, child_in.get(), 0);
+  ::posix_spawn_file_actions_adddup2(&actions, child_out.get(), 1);
+  pid_t pid = -1;
+  int e = ::posix_spawnp(&pid, argv[0], &actions, nullptr, argv.data(), environ);
+  ::posix_spawn_file_actions_destroy(&actions);
+  if (e != 0) return fail(Exit::link_down, "cannot start", words[0], std::strerror(e), "install openssh-client");
+  {
+    Lock lock(mutex_);
+    ssh_pid_ = pid;
+  }
+  return replicator::make_stream(in.release(), out.release(), bwlimit_);
+}
+
+Status MirrorLink::finish() {
+  if (serving_.joinable()) {
+    serving_.join();
+    Lock lock(mutex_);
+    far_.reset();
+    return served_;
+  }
+  int pid = -1;
+  {
+    Lock lock(mutex_);
+    pid = ssh_pid_;
+  }
+  if (pid < 0) return {};
+  int status = 0;
+  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  Lock lock(mutex_);
+  ssh_pid_ = -1;
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 255) return fail(Exit::link_down, "ssh failed", {}, {}, "see its message above");
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 127)
+    return fail(Exit::configuration, "somfs-mirrord was not found on the other host", {}, {}, "install somfs there");
+  return {};
+}
+
+void MirrorLink::interrupt() {
+  Lock lock(mutex_);
+  if (far_) far_->close();
+  if (ssh_pid_ > 0) ::kill(ssh_pid_, SIGTERM);
+}
+
+Error MirrorLink::telling(Error here, const Status& there) {
+  return here.exit == Exit::link_down && !there ? there.error() : std::move(here);
+}
+
+MirrorLink::~MirrorLink() {
+  interrupt();
+  (void)finish();
+}
+
+}  // namespace somfs::cli

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// TARGET as the commands take it, and the conversation with the mirror it names.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "common/result.h"
+#include "common/sync.h"
+#include "replicator/wire.h"
+
+namespace somfs::cli {
+
+struct Target {
+  enum class Kind { directory, ssh } kind = Kind::directory;
+  std::string path;        // absolute
+  std::string host;        // ssh: [USER@]HOST
+  std::string text;        // normalised: how the volume remembers it
+};
+
+// /path, dir:/path, ssh://[USER@]HOST/path. A relative path is taken from the working directory.
+// Unknown or not yet served schemes: Exit::usage.
+Result<Target> parse_target(const std::string& text);
+
+// Conversations with the mirror, one after the other: in this process for a directory, over a spawned ssh else.
+class MirrorLink {
+ public:
+  // `create`: a mirror directory that does not exist is made.
+  MirrorLink(Target target, bool create, std::uint64_t bwlimit) : target_(std::move(target)), create_(create), bwlimit_(bwlimit) {}
+  ~MirrorLink();
+  MirrorLink(const MirrorLink&) = delete;
+  MirrorLink& operator=(const MirrorLink&) = delete;
+
+  // Ends the conversation before, whose transport must be gone, and begins one.
+  Result<std::unique_ptr<replicator::Transport>> connect();
+  // After a conversation: what the mirror's side ended with (in-process), or ssh's own failure.
+  Status finish();
+  // From any thread: whoever waits for the other side is woken, and this conversation is over.
+  void interrupt();
+  // Of an error that this side met and one the far side ended with: the one that says more.
+  static Error telling(Error here, const Status& there);
+
+ private:
+  Result<std::unique_ptr<replicator::Transport>> connect_in_process();
+  Result<std::unique_ptr<replicator::Transport>> connect_over_ssh();
+  const Target target_;
+  const bool create_;
+  const std::uint64_t bwlimit_;
+  Mutex mutex_;
+  std::unique_ptr<replicator::Transport> far_ GUARDED_BY(mutex_);
+  int ssh_pid_ GUARDED_BY(mutex_) = -1;
+  std::thread serving_;
+  Status served_;
+};
+
+}  // namespace somfs::cli

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <thread>
+
+#include "cli/terminal.h"
+#include "cli/verb.h"
+#include "common/printable.h"
+
+namespace somfs::cli {
+namespace {
+
+struct Options {
+  std::string dir;
+  bool watch = false;
+};
+
+std::string row(const std::string& name, const std::string& value) {
+  char b[64];
+  std::snprintf(b, sizeof b, "  %-11s ", name.c_str());
+  return b + value + "\n";
+}
+
+std::string screen(const Json& v) {
+  std::string s = printable(v.value("dir", "")) + "  " + v.value("state", "") + "\n";
+  const Json& f = v["freeze_ms"];
+  char b[256];
+  s += row("mounted", printable(v.value("mountpoint", "")) + ", " + v.value("mode", "") + ", since " + human_seconds(v.value("uptime_s", 0.0)));
+  if (f.value("count", 0) > 0) {
+    std::snprintf(b, sizeof b, "%d times, median %.2f ms, p99 %.2f ms, longest %.2f ms", f.value("count", 0), f.value("p50", 0.0), f.value("p99", 0.0), f.value("max", 0.0));
+    s += row("frozen", b);
+  } else {
+    s += row("frozen", "never so far");
+  }
+  const Json& j = v["journal"];
+  std::snprintf(b, sizeof b, "epoch %llu, %llu objects and %llu names changed in it%s", static_cast<unsigned long long>(v.value("epoch", 0ull)),
+                static_cast<unsigned long long>(j.value("dirty_objects", 0ull)), static_cast<unsigned long long>(j.value("dirty_names", 0ull)),
+                j.value("degraded", false) ? ", more than memory holds: kept coarsely" : "");
+  s += row("changes", b);
+  if (!j.value("trouble", "").empty()) s += row("", "trouble: " + printable(j.value("trouble", "")));
+  const Json& g = v["gap_scan"];
+  if (g.value("state", "") != "idle") {
+    std::snprintf(b, sizeof b, "%s: %s, %llu objects looked at, %llu suspect", g.value("gap", "").c_str(), g.value("state", "").c_str(),
+                  static_cast<unsigned long long>(g.value("objects", 0ull)), static_cast<unsigned long long>(g.value("suspects", 0ull)));
+    s += row("gap scan", b);
+  }
+  std::snprintf(b, sizeof b, "%zu, their pre-images take %s; %s free, %s kept in reserve", v["snapshots"].size(), human_bytes(v.value("store_bytes", 0ull)).c_str(),
+                human_bytes(v.value("free_bytes", 0ull)).c_str(), human_bytes(v.value("reserve_bytes", 0ull)).c_str());
+  s += row("snapshots", b);
+  for (const auto& d : v["dropped"]) s += row("", "dropped " + d.value("name", "") + ": " + printable(d.value("reason", "")));
+  for (const auto& m : v["mirrors"]) {
+    double lag = m["acked_lag_s"].is_number() ? m["acked_lag_s"].get<double>() : -1;
+    s += row("mirror", printable(m.value("target", "")) + "  " + m.value("state", "") +
+                           (lag >= 0 ? ", holds the state of " + human_seconds(lag) + " ago (epoch " + std::to_string(m.value("epoch", 0ull)) + ")" : ", holds nothing yet"));
+  }
+  if (v["mirrors"].empty()) s += row("mirrors", "none yet: somfs-ctl migrate DIR TARGET");
+  std::string force;
+  for (const auto& [name, on] : v["in_force"].items())
+    if (on.is_boolean() && on.get<bool>()) force += (force.empty() ? "" : ", ") + name;
+  s += row("in force", force.empty() ? "plain FUSE" : force);
+  if (!v.value("warning", "").empty()) s += row("note", v.value("warning", ""));
+  return s;
+}
+
+Result<Json> collect(const std::string& dir) {
+  Json all{{"schema", 1}, {"volumes", Json::array()}};
+  if (!dir.empty()) {
+    SOMFS_TRY_ASSIGN(Json v, ask(dir, {{"verb", "status"}}));
+    all["volumes"].push_back(std::move(v));
+    return all;
+  }
+  for (const Mounted& m : mounted_volumes()) {
+    auto c = connect_to(m);
+    if (!c || !c->send({{"verb", "status"}})) continue;   // another user's, or just going away
+    if (auto v = answer_of(c->receive())) all["volumes"].push_back(std::move(*v));
+  }
+  return all;
+}
+
+Result<Exit> show(const Options& o, Terminal& t) {
+  for (;;) {
+    SOMFS_TRY_ASSIGN(Json all, collect(o.dir));
+    std::string text;
+    for (const auto& v : all["volumes"]) text += screen(v);
+    if (all["volumes"].empty()) text = "somfs is not mounted over any directory that you may control\n";
+    if (o.watch && !t.json && ::isatty(STDOUT_FILENO) != 0) text = "\033[H\033[2J" + text;
+    t.result(all, text);
+    if (!o.watch) return Exit::done;
+    std::this_thread::sleep_for(std::chrono::seconds(1));
+  }
+}
+
+}  // namespace
+
+void add_status(CLI::App& app, Run& run) {
+  auto o = std::make_shared<Options>();
+  CLI::App* sub = app.add_subcommand("status", "What is protected, in which state, and how far each mirror is behind");
+  sub->add_option("DIR", o->dir, "The volume (default: all)");
+  sub->add_flag("--watch", o->watch, "Again every second");
+  sub->callback([o, &run] { run = [o](Terminal& t) { return show(*o, t); }; });
+}
+
+}  // namespace somfs::cli

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include "cli/verb.h"
+#include "common/printable.h"
+
+namespace somfs::cli {
+
+void add_umount(CLI::App& app, Run& run) {
+  struct Options {
+    std::string dir;
+  };
+  auto o = std::make_shared<Options>();
+  CLI::App* sub = app.add_subcommand("umount", "Stop cleanly: flush, mark clean, unmount, leave nothing behind");
+  sub->add_option("DIR", o->dir, "The protected directory or its mount point")->required();
+  sub->callback([o, &run] {
+    run = [o](Terminal& t) -> Result<Exit> {
+      SOMFS_TRY_ASSIGN(Mounted m, find_mounted(o->dir));
+      SOMFS_TRY_ASSIGN(Connection c, connect_to(m));
+      SOMFS_TRY(c.send({{"verb", "umount"}}));
+      SOMFS_TRY_ASSIGN(Json answer, answer_of(c.receive()));
+      // The process holds the connection open until the journal is marked clean and it is gone.
+      (void)c.receive();
+      t.result({{"schema", 1}, {"dir", m.dir}, {"unmounted", true}}, "");
+      return Exit::done;
+    };
+  });
+}
+
+}  // namespace somfs::cli

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <chrono>
+#include <cstdio>
+
+#include "cli/interrupt.h"
+#include "cli/source.h"
+#include "cli/target.h"
+#include "cli/terminal.h"
+#include "cli/verb.h"
+#include "common/printable.h"
+#include "replicator/sender.h"
+
+namespace somfs::cli {
+namespace {
+
+struct Options {
+  std::string dir, target;
+  bool deep = false, repair = false, crash_consistent = false;
+  double timeout = 30;
+};
+
+struct Outcome {
+  replicator::VerifyReport report;
+  bool repaired = false;
+};
+
+class Comparison {
+ public:
+  Comparison(const Options& options, const Target& target, Terminal& terminal)
+      : options_(options), target_(target), terminal_(terminal), link_(target, false, 0), interrupt_([this] {
+          progress_.cancelled = true;
+          link_.interrupt();
+        }) {}
+
+  Result<Outcome> run() {
+    // A repair sends; it takes the target's lock as a migration does.
+    SOMFS_TRY_ASSIGN(SourceLease lease, SourceLease::open(options_.dir, {.purpose = options_.repair ? "migrate" : "verify", .target = target_.text,
+                                                                         .snapshot = "", .crash_consistent = options_.crash_consistent,
+                                                                         .timeout_s = options_.timeout}));
+    SOMFS_TRY_ASSIGN(auto view, snapshot::View::open(lease.root_fd(), lease.store_fd(), lease.snapshot()));
+    SOMFS_TRY_ASSIGN(replicator::Source source, lease.source(*view));
+    Outcome outcome;
+    SOMFS_TRY_ASSIGN(outcome.report, read_both(source));
+    if (outcome.report.equal || !options_.repair) return outcome;
+    // First what is damaged, beside what the catalog shows as different; if that is not enough, everything. Believed only once it
+    // was read again.
+    for (bool all : {false, true}) {
+      replicator::MigrateOptions how;
+      how.repair = outcome.report.damaged;
+      how.confirmed = true;
+      if (all) how.want = replicator::MigrateOptions::Want::full;
+      auto sent = replicator::migrate(source, [this] { return link_.connect(); }, how, progress_);
+      Status ended = link_.finish();
+      if (!sent) {
+        if (!all && !progress_.cancelled) continue;
+        return pass_on(MirrorLink::telling(std::move(sent).error(), ended));
+      }
+      SOMFS_TRY(lease.acknowledge(sent->mirror, sent->epoch));
+      if (!sent->unreadable.empty()) SOMFS_TRY(lease.flag_gap());
+      SOMFS_TRY_ASSIGN(auto again, read_both(source));
+      outcome.repaired = again.equal;
+      if (again.equal) break;
+      outcome.report = std::move(again);
+    }
+    return outcome;
+  }
+
+ private:
+  Result<replicator::VerifyReport> read_both(const replicator::Source& source) {
+    ProgressBar bar(!terminal_.quiet && !terminal_.json, [this](unsigned columns) {
+      return (std::string(progress_.phase.load()) + "  " + std::to_string(progress_.files.load()) + " files  " + human_bytes(progress_.bytes)).substr(0, columns);
+    });
+    SOMFS_TRY_ASSIGN(auto transport, link_.connect());
+    auto report = replicator::verify(source, *transport, {.deep = options_.deep}, progress_);
+    transport.reset();
+    Status ended = link_.finish();
+    if (!report && progress_.cancelled) return fail(Exit::interrupted, "interrupted");
+    if (!report) return pass_on(MirrorLink::telling(std::move(report).error(), ended));
+    return report;
+  }
+
+  const Options& options_;
+  const Target& target_;
+  Terminal& terminal_;
+  replicator::Progress progress_;
+  MirrorLink link_;
+  Interrupt interrupt_;
+};
+
+Result<Exit> verify(const Options& o, Terminal& t) {
+  SOMFS_TRY_ASSIGN(Target target, parse_target(o.target));
+  auto start = std::chrono::steady_clock::now();
+  SOMFS_TRY_ASSIGN(Outcome outcome, Comparison(o, target, t).run());
+  const auto& r = outcome.report;
+  Json differences = Json::array();
+  std::string text;
+  for (const auto& d : r.differences) {
+    differences.push_back({{"path", d.path}, {"what", d.what}});
+    text += "differs: " + d.path + ": " + d.what + "\n";
+  }
+  if (r.truncated) text += "... and more\n";
+  double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  Json excludes = Json::array();
+  for (const std::string& e : r.excludes) excludes.push_back(printable(e));
+  Json j{{"schema", 1}, {"equal", r.equal}, {"files", r.files}, {"bytes", r.bytes}, {"differences", differences}, {"truncated", r.truncated},
+         {"repaired", outcome.repaired}, {"excludes", excludes}, {"seconds", seconds}};
+  char tail[256];
+  std::snprintf(tail, sizeof tail, "%s: %llu files, %s read on each side, %s\n",
+                r.equal ? "equal" : outcome.repaired ? "differed, and is repaired: equal now" : "not equal",
+                static_cast<unsigned long long>(r.files), human_bytes(r.bytes).c_str(), human_seconds(seconds).c_str());
+  text += tail;
+  if (!r.excludes.empty()) {
+    text += "not compared, because excluded:";
+    for (const std::string& e : r.excludes) text += " " + printable(e);
+    text += "\n";
+  }
+  t.result(j, text);
+  return r.equal ? Exit::done : outcome.repaired ? Exit::repaired : Exit::differs;
+}
+
+}  // namespace
+
+void add_verify(CLI::App& app, Run& run) {
+  auto o = std::make_shared<Options>();
+  CLI::App* sub = app.add_subcommand("verify", "Compare a fresh snapshot with the mirror: contents by hash and all metadata, each side reading for itself");
+  sub->add_option("DIR", o->dir, "The volume")->required();
+  sub->add_option("TARGET", o->target, "The mirror")->required();
+  sub->add_flag("--deep", o->deep, "Have the mirror read from its disk, not from memory");
+  sub->add_flag("--repair", o->repair, "Send again what differs, then compare again (exit 5: repaired, 6: not)");
+  sub->add_flag("--crash-consistent", o->crash_consistent, "Go on without writers that veto or do not answer");
+  sub->add_option("--timeout", o->timeout, "Seconds for making the snapshot")->check(CLI::PositiveNumber)->capture_default_str();
+  sub->footer("What changed since the last migration differs, of course: migrate first.");
+  sub->callback([o, &run] { run = [o](Terminal& t) { return verify(*o, t); }; });
+}
+
+}  // namespace somfs::cli

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// One protected directory with all its parts: backing, journal, store, gate, coordinator, writers, mount, control socket.
+// This is where the rooms meet; what each does is written there.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "cli/config.h"
+#include "common/result.h"
+
+namespace somfs::cli {
+
+struct VolumeOptions {
+  std::string dir;             // the protected directory, absolute
+  std::string mountpoint;      // absolute; dir itself when mounted over it
+  Config config;
+  bool force = false;          // mount although files beneath are in use
+  bool writeback = false;      // opt-in: faster small writes, weaker snapshots
+  bool read_only = false;
+  bool allow_other = true;
+};
+
+class Volume {
+ public:
+  // Everything up to the live mount. On failure nothing is left behind.
+  static Result<std::unique_ptr<Volume>> open(VolumeOptions options);
+  ~Volume();
+  // Serves until it is unmounted or stop() is called; then flushes and marks clean.
+  Status run();
+  void stop();                 // safe from any thread and from a signal-handling thread
+
+ private:
+  struct Impl;
+  explicit Volume(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace somfs::cli

@@ -1,0 +1,110 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# The contract of the commands: verbs, options, JSON fields, exit codes.
+. "$(dirname "$0")/lib.sh"
+
+d=$scratch/vol m=$scratch/mirror
+treegen "$d" --seed 1 --files 200 --profile mixed
+cp -a "$d" "$scratch/before"
+
+# Bad input before anything is mounted: one line, the documented code, nothing made.
+code_is 75 somfs-ctl status "$d"
+code_is 75 somfs-ctl migrate "$d" "$m"
+code_is 1 somfs
+code_is 1 somfs "$d" -o nonsense
+code_is 2 somfs "$d" -o config="$scratch/none.conf"
+[ -e "$m" ] && same "no mirror made" there absent
+somfs "$scratch/missing" 2>"$scratch/err"; same "missing directory is refused" "$(( $? != 0 ))" 1
+same "one line" "$(wc -l <"$scratch/err")" 1
+touch "$scratch/file"
+somfs "$scratch/file" 2>"$scratch/err"; same "a file is refused" "$(( $? != 0 ))" 1
+same "one line" "$(wc -l <"$scratch/err")" 1
+
+check "mounts" somfs "$d"
+same "it is a somfs mount" "$(awk -v d="$d" '$5 == d {for (i = 1; i <= NF; i++) if ($i == "-") print $(i+1)}' /proc/self/mountinfo)" fuse.somfs
+somfs "$d" 2>"$scratch/err"; same "a mount over a mount is refused" "$(( $? != 0 ))" 1
+same "one line" "$(wc -l <"$scratch/err")" 1
+check "shows the tree" treecmp "$scratch/before" "$d"
+same ".somfs is not listed" "$(ls -A "$d" | grep -c '^\.somfs$')" 0
+check "but reachable" test -d "$d/.somfs/snapshots"
+
+check "snapshot create" somfs-ctl snapshot create "$d" --name first --json
+cp "$scratch/out" "$scratch/json"
+for k in schema name epoch freeze_ms total_ms writers; do check "field $k" sh -c "grep -q '\"$k\"' '$scratch/json'"; done
+same "schema comes first" "$(cut -c1-11 "$scratch/json")" '{"schema":1'
+code_is 1 somfs-ctl snapshot create "$d" --name first
+code_is 1 somfs-ctl snapshot create "$d" --name ../evil
+echo changed >"$d/added"
+check "the snapshot still shows the past" treecmp "$scratch/before" "$d/.somfs/snapshots/first"
+touch "$d/.somfs/snapshots/first/x" 2>/dev/null; same "read-only" "$?" 1
+check "diff" somfs-ctl snapshot diff "$d" first
+check "diff names the file" grep -q added "$scratch/out"
+check "list" somfs-ctl snapshot list "$d"
+check "delete" somfs-ctl snapshot delete "$d" first
+code_is 1 somfs-ctl snapshot delete "$d" first
+
+check "dry run" somfs-ctl migrate "$d" "$m" --dry-run --json
+[ -e "$m/tree" ] && same "a dry run makes nothing" there absent
+check "full" somfs-ctl migrate "$d" "$m" --json
+for k in schema strategy snapshot epoch files bytes_source bytes_wire seconds; do check "field $k" sh -c "grep -q '\"$k\"' '$scratch/out'"; done
+same "strategy" "$(field strategy <"$scratch/out")" full
+check "mirror equals" treecmp "$d" "$m/tree" --skip .somfs
+echo more >>"$d/added"
+check "differential" somfs-ctl migrate "$d" "$m" --json
+same "strategy" "$(field strategy <"$scratch/out")" differential
+check "mirror equals" treecmp "$d" "$m/tree" --skip .somfs
+check "nothing changed" somfs-ctl migrate "$d" "$m" --json
+same "nothing sent" "$(field files <"$scratch/out")" 0
+check "dir: spelling" somfs-ctl migrate "$d" "dir:$m" --quiet
+same "quiet is silent" "$(wc -c <"$scratch/out")$(wc -c <"$scratch/err")" 00
+check "when idle" somfs-ctl migrate "$d" "$m" --when-idle --idle 200ms --quiet
+check "status" somfs-ctl status "$d" --json
+same "mirror known" "$(field volumes.0.mirrors.0.target <"$scratch/out")" "$m"
+check "verify" somfs-ctl verify "$d" "$m" --json
+same "equal" "$(field equal <"$scratch/out")" true
+victim=$(find "$m/tree" -type f -size +0 | sort | head -1)
+printf X | dd of="$victim" bs=1 conv=notrunc 2>/dev/null
+code_is 6 somfs-ctl verify "$d" "$m"
+code_is 5 somfs-ctl verify "$d" "$m" --repair
+check "equal again" somfs-ctl verify "$d" "$m" --deep
+check "mirror equals" treecmp "$d" "$m/tree" --skip .somfs
+
+# A mirror of another volume.
+mkdir "$scratch/other"; echo x >"$scratch/other/x"
+check "another volume" somfs "$scratch/other"
+code_is 10 somfs-ctl migrate "$scratch/other" "$m"
+check "mirror untouched" treecmp "$d" "$m/tree" --skip .somfs
+check "clean stop" somfs-ctl umount "$scratch/other"
+# A directory with other things in it is no mirror.
+mkdir "$scratch/busy"; echo precious >"$scratch/busy/file"
+somfs-ctl migrate "$d" "$scratch/busy" >/dev/null 2>&1; same "refused" "$(( $? != 0 ))" 1
+same "untouched" "$(cat "$scratch/busy/file")$(ls -A "$scratch/busy" | wc -l)" precious1
+# A corrupt state is refused and not touched.
+cp -a "$m" "$scratch/corrupt"
+dd if=/dev/urandom of="$scratch/corrupt/.somfs-mirror/catalog.sqlite" bs=4096 count=2 conv=notrunc 2>/dev/null
+rm -f "$scratch/corrupt/.somfs-mirror/catalog.sqlite-wal"
+code_is 2 somfs-ctl migrate "$d" "$scratch/corrupt"
+# The brake.
+mkdir "$d/many"; for i in $(seq 300); do echo "$i" >"$d/many/$i"; done
+check "migrate many" somfs-ctl migrate "$d" "$m" --quiet
+find "$d" -mindepth 1 -maxdepth 1 ! -name .somfs -exec rm -rf {} +
+code_is 8 somfs-ctl migrate "$d" "$m"
+same "held: mirror keeps its files" "$(ls "$m/tree/many" | wc -l)" 300
+code_is 8 somfs-ctl held list "$m"
+check "rejected" somfs-ctl held reject "$m"
+code_is 0 somfs-ctl held list "$m"
+code_is 8 somfs-ctl migrate "$d" "$m"
+check "accepted" somfs-ctl held accept "$m"
+same "now gone" "$(ls -A "$m/tree" | wc -l)" 0
+
+check "doctor" somfs-ctl doctor "$d" --json
+check "config check" somfs-ctl config check "$d"
+printf '[snapshot]\nreserve = "1%%"\n' >"$scratch/good.conf"
+check "config check file" somfs-ctl config check "$scratch/good.conf"
+printf '[snapshot]\nresrve = "1%%"\n' >"$scratch/bad.conf"
+code_is 2 somfs-ctl config check "$scratch/bad.conf"
+pid=$(mount_pid "$d")
+check "umount" umount "$d"
+check "the process is gone" wait_gone "$pid"
+check "clean after" sh -c "! ls $SOMFS_RUN_DIR/*.sock"
+passed

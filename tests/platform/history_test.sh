@@ -1,0 +1,76 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# What happens while somfs is not looking: unmounted intervals, kills, moved-in trees, replaced directories, deletions,
+# a source older than its mirror. After each the next migration is a gap scan and the mirror equals the source.
+. "$(dirname "$0")/lib.sh"
+
+d=$scratch/vol m=$scratch/mirror
+treegen "$d" --seed 7 --files 150 --profile odd
+start() { check "mounts" somfs "$d"; }
+stop() { check "unmounts" somfs-ctl umount "$d"; }
+migrated() { # migrated STRATEGY
+    check "migrates" somfs-ctl migrate "$d" "$m" --json || return
+    same "strategy" "$(field strategy <"$scratch/out")" "$1"
+    check "mirror equals" treecmp "$d" "$m/tree" --skip .somfs
+}
+start; migrated full; migrated differential; stop
+
+echo "- changes beneath, a deletion, a rename, while off"
+mkdir -p "$d/a/b"; echo one >"$d/a/b/one"; echo two >"$d/two"
+start; migrated gap-scan; migrated differential; stop
+rm "$d/two"; mv "$d/a/b" "$d/b-moved"; echo more >>"$d/b-moved/one"
+start; migrated gap-scan; stop
+
+echo "- a tree moved in, with old times"
+mkdir "$scratch/outside"; for i in 1 2 3; do echo "$i" >"$scratch/outside/$i"; done
+touch -d 2001-01-01 "$scratch/outside"/* "$scratch/outside"
+sleep 0.1; mv "$scratch/outside" "$d/moved-in"
+start; migrated gap-scan; stop
+
+echo "- a directory replaced by another of the same name"
+mkdir "$scratch/new"; echo other >"$scratch/new/1"; rm -rf "$d/moved-in"; mv "$scratch/new" "$d/moved-in"
+start; migrated gap-scan; stop
+
+echo "- killed, changed by hand, started again over the dead mount"
+start
+echo seen >"$d/seen"
+pid=$(mount_pid "$d"); kill -9 "$pid"; wait_gone "$pid"
+same "the dead mount says so" "$(ls "$d" 2>&1 | grep -c 'not connected')" 1
+start
+same "one mount, not two" "$(awk -v d="$d" '$5 == d' /proc/self/mountinfo | wc -l)" 1
+check "written before the kill" grep -q seen "$d/seen"
+migrated gap-scan; migrated differential
+
+echo "- snapshots hold over a kill, and go when the tree was changed meanwhile"
+check "snapshot" somfs-ctl snapshot create "$d" --name s
+cp -a "$d/.somfs/snapshots/s" "$scratch/s-copy"
+echo overwritten >"$d/seen"; rm -rf "$d/b-moved"
+pid=$(mount_pid "$d"); kill -9 "$pid"; wait_gone "$pid"
+start
+check "snapshot holds" treecmp "$scratch/s-copy" "$d/.somfs/snapshots/s"
+stop; start
+check "over a clean stop too" treecmp "$scratch/s-copy" "$d/.somfs/snapshots/s"
+stop
+sleep 0.1; echo behind >"$d/behind"
+start
+check "list" somfs-ctl snapshot list "$d" --json
+same "dropped" "$(field snapshots <"$scratch/out")" "[]"
+check "with the reason" grep -q "not mounted" "$scratch/out"
+migrated gap-scan
+
+echo "- a source older than its mirror"
+stop; cp -a "$d" "$scratch/old-copy"
+start; echo newer >"$d/newer"; echo newer >>"$d/seen"; migrated gap-scan; echo even >"$d/even"; migrated differential; stop
+find "$d" -mindepth 1 -maxdepth 1 -exec rm -rf {} +; cp -a "$scratch/old-copy/." "$d/"
+start
+check "migrates" somfs-ctl migrate "$d" "$m" --json
+check "mirror equals the older source" treecmp "$d" "$m/tree" --skip .somfs
+
+echo "- a damaged journal"
+stop
+for f in "$d"/.somfs/journal/state*; do dd if=/dev/urandom of="$f" bs=64 count=1 conv=notrunc 2>/dev/null; done
+echo after >"$d/after-damage"
+start
+check "migrates" somfs-ctl migrate "$d" "$m" --json
+check "mirror equals" treecmp "$d" "$m/tree" --skip .somfs
+passed

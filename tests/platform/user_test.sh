@@ -1,0 +1,29 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# An ordinary user, on a directory of their own: mounts through fusermount3, takes snapshots, migrates, without any privilege.
+. "$(dirname "$0")/lib.sh"
+command -v fusermount3 >/dev/null || skip "needs fusermount3 (package fuse3)"
+chmod 755 "$scratch"
+home=$scratch/home
+mkdir "$home"; chown nobody: "$home"
+as_user() { setpriv --reuid=nobody --regid=nogroup --clear-groups env -i PATH="$PATH" HOME="$home" SOMFS_RUN_DIR="$home/run" SOMFS_CONFIG_DIR="$home/etc" "$@"; }
+as_user sh -c 'test -x "$(command -v somfs)"' || skip "the programs' directory is closed to other users"
+
+d=$home/vol m=$home/mirror
+as_user mkdir -p "$d/sub"
+as_user sh -c "cd $d && for i in 1 2 3 4 5; do head -c 200000 /dev/urandom >f\$i; ln f\$i sub/l\$i; done; ln -s f1 s; mkfifo p; mkdir -p deep/er/est; echo x >deep/er/est/x"
+check "mounts" as_user somfs "$d"
+check "snapshot" as_user somfs-ctl snapshot create "$d" --name s
+cp_before=$scratch/before
+as_user cp -a "$d/.somfs/snapshots/s" "$home/before"
+check "full" as_user somfs-ctl migrate "$d" "$m" --json
+check "equal" as_user treecmp "$d" "$m/tree" --skip .somfs
+as_user sh -c "cd $d && echo new >f1 && rm f2 && mv deep moved && mv f3 sub/f3 && echo y >>moved/er/est/x && chmod 600 f4"
+check "snapshot shows the past" as_user treecmp "$home/before" "$d/.somfs/snapshots/s"
+check "differential" as_user somfs-ctl migrate "$d" "$m" --json
+same "strategy" "$(field strategy <"$scratch/out")" differential
+check "equal" as_user treecmp "$d" "$m/tree" --skip .somfs
+check "verify" as_user somfs-ctl verify "$d" "$m"
+check "stops" as_user somfs-ctl umount "$d"
+same "gone" "$(awk -v d="$d" '$5 == d' /proc/self/mountinfo | wc -l)" 0
+passed
