@@ -295,8 +295,9 @@ Status Journal::Impl::tend() {
     auto made = Segment::create(dir_.get(), spare_number, options_.segment_bytes);
     Lock l(mu_);
     // Numbers tell the order: a spare that came too late is of no use.
-    if (made && (current_ == nullptr || current_->number() > spare_number)) ::unlinkat(dir_.get(), segment_name(spare_number).c_str(), 0);
-    else if (made) {
+    if (made && (current_ == nullptr || current_->number() > spare_number)) {
+      ::unlinkat(dir_.get(), segment_name(spare_number).c_str(), 0);
+    } else if (made) {
       spare_ = *made;
       names_dirty_ = true;
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The log of the change journal: segments and their records (docs/formats/journal.md, "Log").
-//   segment = magic:8 version:u32 crc:u32 number:u64 epoch:u64 volume:16 generation:16 record* zeroes      crc: of what follows it
-//   record  = size:u32 crc:u32 seq:u64 wall:i64 type:u8 body, padded to 8 bytes with zeroes                 crc: of [8, size), seeded with size
+//   segment = magic:8 version:u32 crc:u32 number:u64 epoch:u64 volume:16 generation:16 record* zeroes    crc: of the header behind it
+//   record  = size:u32 crc:u32 seq:u64 wall:i64 type:u8 body, padded to 8 bytes with zeroes     crc: of [8, size), seeded with size
 // Not thread-safe: the journal guards it, but for sync().
 #pragma once
 
@@ -71,7 +71,8 @@ class Segment {
   int fd() const { return fd_.get(); }
 
  private:
-  Segment(Fd fd, char* map, std::size_t size, std::uint64_t number) : fd_(std::move(fd)), map_(map), size_(size), number_(number) {}
+  Segment(Fd fd, char* map, std::size_t size, std::uint64_t number)
+      : fd_(std::move(fd)), map_(map), size_(size), number_(number) {}
   Fd fd_;
   char* map_;
   std::size_t size_, used_ = 0;

@@ -245,7 +245,8 @@ Status Journal::Impl::open(const std::string& fs_id) {
 }
 
 Result<std::unique_ptr<Journal>> Journal::open(int dir_fd, const std::string& fs_id, const Clock& clock, Options options) {
-  if (options.segment_bytes < 4096) return fail(Exit::configuration, "bad journal segment size", std::to_string(options.segment_bytes));
+  if (options.segment_bytes < 4096)
+    return fail(Exit::configuration, "bad journal segment size", std::to_string(options.segment_bytes));
   Fd dir(::fcntl(dir_fd, F_DUPFD_CLOEXEC, 3));
   if (!dir) return fail_errno("cannot open", "the journal's directory");
   auto impl = std::make_unique<Impl>(std::move(dir), clock, options);

@@ -156,6 +156,32 @@ TEST(DirtySet, too_many_extents_are_coarsened_before_they_are_given_up) {
   EXPECT_TRUE(set.objects().begin()->second.whole);
 }
 
+TEST(DirtySet, an_object_that_lost_its_known_name_is_not_folded_into_that_directory) {
+  DirtySet set(DirtySet::Bounds{8, 40'000});
+  Change c;
+  c.what = ChangeKind::bind;  // a second name, and then it is gone again: the first one lies elsewhere
+  c.object = {7, 1};
+  c.parent = {10, 1};
+  c.name = "x";
+  set.add(c);
+  set.add(write(7, 0, 1));
+  c.what = ChangeKind::unbind;
+  c.old = {7, 1};
+  c.object = {};
+  set.add(c);
+  for (std::uint64_t i = 0; i < 200 && !set.objects().at({10, 1}).subtree; ++i) {
+    c.what = ChangeKind::bind;
+    c.object = {100 + i, 1};
+    c.old = {};
+    std::string name = "f" + std::to_string(i);
+    c.name = name;
+    set.add(c);
+  }
+  ASSERT_FALSE(set.volume_whole());
+  ASSERT_TRUE(set.objects().at({10, 1}).subtree);
+  EXPECT_TRUE(set.objects().at({7, 1}).whole);
+}
+
 TEST(DirtySet, folds_the_objects_of_a_directory_before_it_gives_up_the_volume) {
   DirtySet set(DirtySet::Bounds{8, 100'000});
   for (std::uint64_t i = 0; i < 5000; ++i) {
