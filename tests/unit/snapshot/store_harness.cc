@@ -64,7 +64,7 @@ Volume::~Volume() {
   std::function<void(int)> clear = [&](int fd) {
     for (const std::string& n : names_in(fd)) {
       Fd sub(::openat(fd, n.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-      if (sub) clear(sub.get());
+      if (sub && ::fchmod(sub.get(), 0700) == 0) clear(sub.get());
       ::unlinkat(fd, n.c_str(), sub ? AT_REMOVEDIR : 0);
     }
   };
