@@ -182,7 +182,8 @@ Status Store::take(const std::string& name, std::uint64_t epoch) noexcept {
   std::shared_ptr<Snap> s = at->second;
   s->info.epoch = epoch;
   if (s->info.created_ns == 0) s->info.created_ns = impl_->clock.wall_ns();
-  if (int e = pwrite_all(s->info_file.get(), encode_info(s->info), 0); e != 0) return fail_errno("cannot take snapshot", name, e);
+  if (int e = pwrite_all(s->info_file.get(), encode_info(s->info), 0); e != 0)
+    return fail_errno("cannot take snapshot", name, e);
   StoreEntry live{StoreEntry::State::live, impl_->head.next_seq(), name};
   if (::renameat(impl_->dir.get(), dir_name(s->entry).c_str(), impl_->dir.get(), dir_name(live).c_str()) != 0)
     return fail_errno("cannot take snapshot", name);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The hooks: each keeps one pre-image for the newest snapshot, in the order data → record → counter, before the change is made.
+// The hooks: each keeps one pre-image for the newest snapshot: data, then record, then counter, before the change is made.
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
@@ -56,7 +56,8 @@ int Store::Impl::preserve_attr(const ObjectId& object, int fd) {
 int Store::Impl::keep(Snap& snap, int parent_fd, const std::string& name, int child_fd, const Inode& child, bool last) {
   std::string to = kept_name(child.id);
   int r = ::linkat(parent_fd, name.c_str(), snap.kept.get(), to.c_str(), 0);
-  if (r != 0 && errno != EEXIST) r = ::linkat(AT_FDCWD, proc_path(child_fd).c_str(), snap.kept.get(), to.c_str(), AT_SYMLINK_FOLLOW);
+  if (r != 0 && errno != EEXIST)
+    r = ::linkat(AT_FDCWD, proc_path(child_fd).c_str(), snap.kept.get(), to.c_str(), AT_SYMLINK_FOLLOW);
   if (r != 0 && errno == EEXIST) return 0;
   // An immutable object refuses links, and to lose its name as well.
   if (r != 0) return errno == EPERM && handles ? 0 : errno;
@@ -111,7 +112,8 @@ int Store::Impl::clone_whole(const std::shared_ptr<Snap>& to, const ObjectId& ob
   return commit(to, WholeRecord{object});
 }
 
-int Store::Impl::copy_run(const std::shared_ptr<Snap>& to, const ObjectId& object, int fd, std::uint64_t first, std::uint64_t length) {
+int Store::Impl::copy_run(const std::shared_ptr<Snap>& to, const ObjectId& object, int fd, std::uint64_t first,
+                          std::uint64_t length) {
   thread_local std::vector<char> buffer;
   buffer.resize(kPiece);
   for (std::uint64_t done = 0; done < length;) {

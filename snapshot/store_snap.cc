@@ -54,7 +54,8 @@ Result<std::shared_ptr<Snap>> Snap::create(int store_fd, const SnapshotInfo& inf
   SOMFS_TRY(open_files(*s, O_CREAT | O_EXCL));
   // Written over at the cut, when nothing may fail for want of room.
   std::string bytes = encode_info(info);
-  if (int e = pwrite_all(s->info_file.get(), bytes, 0); e != 0) return fail_errno("cannot prepare snapshot", printable(info.name), e);
+  if (int e = pwrite_all(s->info_file.get(), bytes, 0); e != 0)
+    return fail_errno("cannot prepare snapshot", printable(info.name), e);
   return s;
 }
 
@@ -75,22 +76,21 @@ Result<std::shared_ptr<Snap>> Snap::open(int store_fd, const StoreEntry& entry, 
   s->data_end = (static_cast<std::uint64_t>(data.st_size) + kChunk - 1) / kChunk * kChunk;
   s->log_end = static_cast<std::uint64_t>(log.st_size);
   bool inside = true;
-  std::uint64_t used = 0;
-  LogEnd end = LogEnd::clean;
   std::string text(s->log_end, '\0');
   std::size_t got = 0;
-  if (int e = pread_all(s->log.get(), text.data(), text.size(), 0, &got); e != 0) return fail_errno("cannot read the log of", name, e);
+  if (int e = pread_all(s->log.get(), text.data(), text.size(), 0, &got); e != 0)
+    return fail_errno("cannot read the log of", name, e);
   LogParse parsed = parse_log({text.data(), got}, [&](LogRecord&& r) {
-    if (auto* c = std::get_if<ChunkRecord>(&r); c != nullptr && !c->hole && c->data_off + c->length > static_cast<std::uint64_t>(data.st_size))
-      inside = false;
+    auto* c = std::get_if<ChunkRecord>(&r);
+    if (c != nullptr && !c->hole && c->data_off + c->length > static_cast<std::uint64_t>(data.st_size)) inside = false;
     if (seen != nullptr) seen->add(r);
   });
-  used = parsed.used;
-  end = parsed.end;
-  if (end == LogEnd::corrupt || !inside) return fail(Exit::configuration, "cannot use snapshot", name, "its log is corrupt");
+  if (parsed.end == LogEnd::corrupt || !inside)
+    return fail(Exit::configuration, "cannot use snapshot", name, "its log is corrupt");
   // Torn: the store was killed while it wrote the record, so the change that it belongs to was never made.
-  if (end == LogEnd::torn && ::ftruncate(s->log.get(), static_cast<off_t>(used)) != 0) return fail_errno("cannot mend the log of", name);
-  s->log_end = used;
+  if (parsed.end == LogEnd::torn && ::ftruncate(s->log.get(), static_cast<off_t>(parsed.used)) != 0)
+    return fail_errno("cannot mend the log of", name);
+  s->log_end = parsed.used;
   return s;
 }
 

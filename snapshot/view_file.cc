@@ -66,7 +66,8 @@ Result<std::size_t> ViewFile::read(void* buf, std::size_t n, std::uint64_t off) 
     std::memset(out + (start - off), 0, end - start);
     if (run.hole || valid == start) continue;
     std::size_t want = valid - start;
-    if (int e = pread_all(run.source->data.get(), out + (start - off), want, run.data_off + (start - first * kChunk), &got); e != 0)
+    std::uint64_t from = run.data_off + (start - first * kChunk);
+    if (int e = pread_all(run.source->data.get(), out + (start - off), want, from, &got); e != 0)
       return fail_errno("cannot read", "a pre-image", e);
     if (got != want) return fail(Exit::temporary, "cannot read", "a pre-image", "the store's data file is too short");
   }

@@ -145,7 +145,8 @@ void ViewIndex::take(LogRecord&& record, const std::shared_ptr<const LogSource>&
       std::uint64_t upto = next == d.runs.end() ? end : std::min(end, next->first);
       if (at < upto) {
         std::uint64_t skip = (at - c->first) * kChunk;
-        d.runs.emplace(at, RunPre{upto - at, c->data_off + skip, std::min((upto - at) * kChunk, c->length - skip), c->hole, from});
+        std::uint64_t bytes = std::min((upto - at) * kChunk, c->length - skip);
+        d.runs.emplace(at, RunPre{upto - at, c->data_off + skip, bytes, c->hole, from});
       }
       if (next == d.runs.end()) break;
       at = std::max(at, next->first + next->second.count);

@@ -25,8 +25,8 @@ struct SmallDisk {
     dir = std::string(t != nullptr ? t : "/tmp") + "/somfs-space-XXXXXX";
     if (::mkdtemp(dir.data()) == nullptr) return;
     // In a mount namespace of our own: whatever happens, nothing stays behind.
-    std::string script = fmt::format("cd {0} && mkdir m && truncate -s {2} image && {1} image >/dev/null 2>&1 && mount -o loop image m", dir,
-                                     make, make.starts_with("mkfs.xfs") ? "320M" : "96M");
+    std::string script = fmt::format("cd {0} && mkdir m && truncate -s {2} image && {1} image >/dev/null 2>&1 && "
+                                     "mount -o loop image m", dir, make, make.starts_with("mkfs.xfs") ? "320M" : "96M");
     mounted = std::system(script.c_str()) == 0;
   }
   ~SmallDisk() {
@@ -84,7 +84,8 @@ TEST(StoreSpace, XfsKeepsWholeFiles) {
   Volume v(disk.dir + "/m");
   v.open_store();
   v.create("/big");
-  for (int i = 0; i < 20; ++i) v.write("/big", static_cast<std::uint64_t>(i) << 20, std::string(1u << 20, static_cast<char>('a' + i)));
+  for (int i = 0; i < 20; ++i)
+    v.write("/big", static_cast<std::uint64_t>(i) << 20, std::string(1u << 20, static_cast<char>('a' + i)));
   Tree before = v.live();
   v.snapshot("s");
   v.snapshot("t");

@@ -31,7 +31,8 @@ std::string describe_difference(const Tree& want, const Tree& got) {
     const Seen1& g = at->second;
     if (w.id != g.id) say(path, "another object");
     if (w.attr != g.attr)
-      say(path, fmt::format("attributes: mode {:o}/{:o} size {}/{} nlink {}/{} mtime {}.{}/{}.{}", w.attr.mode, g.attr.mode, w.attr.size,
+      say(path, fmt::format("attributes: mode {:o}/{:o} size {}/{} nlink {}/{} mtime {}.{}/{}.{}",
+                            w.attr.mode, g.attr.mode, w.attr.size,
                             g.attr.size, w.attr.nlink, g.attr.nlink, w.attr.mtime.sec, w.attr.mtime.nsec, g.attr.mtime.sec,
                             g.attr.mtime.nsec));
     if (w.xattrs != g.xattrs) say(path, "extended attributes");
@@ -63,7 +64,7 @@ Volume::~Volume() {
   std::function<void(int)> clear = [&](int fd) {
     for (const std::string& n : names_in(fd)) {
       Fd sub(::openat(fd, n.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-      if (sub) clear(sub.get());
+      if (sub && ::fchmod(sub.get(), 0700) == 0) clear(sub.get());
       ::unlinkat(fd, n.c_str(), sub ? AT_REMOVEDIR : 0);
     }
   };

@@ -101,7 +101,8 @@ TEST(StoreModel, OrdinaryUser) {
   if (child == 0) {
     if (::setgroups(0, nullptr) != 0 || ::setgid(65534) != 0 || ::setuid(65534) != 0) ::_exit(2);
     std::string d;
-    for (int i = 0; i < count() / 2 && d.empty(); ++i) d = run_model(base_seed() + 2000 + static_cast<std::uint64_t>(i), 300, i % 2 == 0);
+    for (int i = 0; i < count() / 2 && d.empty(); ++i)
+      d = run_model(base_seed() + 2000 + static_cast<std::uint64_t>(i), 300, i % 2 == 0);
     if (!d.empty()) fmt::print(stderr, "{}\n", d);
     ::_exit(d.empty() ? 0 : 1);
   }
