@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The gate: the freeze queue (freeze_queue.h) with a lock, a clock and threads around it. Outermost layer of the filter and Freezer of
-// the coordinator.
+// The gate: the freeze queue (freeze_queue.h) with a lock, a clock and threads around it. Outermost layer of the filter and
+// Freezer of the coordinator.
 //
 // Thread-safe. It owns a timer thread (the last resort against whoever froze it and is gone) and a few release threads, so make
 // it after the daemon has forked. The destructor opens it and runs everything that is parked; no call may be in progress or follow.
@@ -44,8 +44,8 @@ class Gate final : public Admission, public Freezer {
   Gate(const Gate&) = delete;
   Gate& operator=(const Gate&) = delete;
 
-  // Admission. Never waits. `go` must not throw. While parked operations are being released the caller parks its own and runs the oldest
-  // one in its place. `own` may also have been called when `go` in the end runs at once.
+  // Admission. Never waits. `go` must not throw. While parked operations are being released the caller parks its own and runs
+  // the oldest one in its place. `own` may also have been called when `go` in the end runs at once.
   void pass(std::size_t bytes, const std::function<void()>& own, std::function<void()> go) override EXCLUDES(mutex_);
 
   // Freezer. A freeze that comes while another one is closed gets false at once; one that comes while parked operations are

@@ -113,7 +113,8 @@ Result<Child> Child::start(const Options& options, const Clock& clock) {
   pid_t pid = -1;
   if (int e = ::posix_spawn(&pid, argv[0].c_str(), &a.files, &a.attr, argv_p.data(), env_p.data()); e != 0)
     return fail_errno(what, printable(argv[0]), e);
-  Fd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));  // glibc 2.36 declares its wrapper for C only
+  // glibc 2.36 declares its own wrapper for C only.
+  Fd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
   const int e = errno;
   const bool watched = static_cast<bool>(pidfd);
   Child child(pid, std::move(pidfd), std::move(in_ours), std::move(out_ours), std::move(err_ours), clock);

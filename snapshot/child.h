@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// A child process that is killed rather than waited for: how writers talk to applications. It has a process group of its own, "/" as its
-// working directory, no descriptor of ours but its standard ones, and the given environment only.
+// A child process that is killed rather than waited for: how writers talk to applications. It has a process group of its own,
+// "/" as its working directory, no descriptor of ours but its standard ones, and the given environment only.
 //
-// Standard input is a socket, so that writing to a dead child is an error and not a signal; at its end (also when this process dies) a
-// well-behaved child ends. One thread at a time. Deadlines are in nanoseconds of `clock`, which runs as real clocks do.
+// Standard input is a socket, so that writing to a dead child is an error and not a signal; at its end (also when this process
+// dies) a well-behaved child ends. One thread at a time. Deadlines are in nanoseconds of `clock`, which runs as real clocks do.
 #pragma once
 
 #include <cstdint>
@@ -37,7 +37,8 @@ class Child {
   void close_input() { input_.reset(); }
 
   enum class Got { line, end, late };
-  // The next line of its output, without the newline; what it wrote to standard error before is there then. A line longer than 1 MiB counts as the end.
+  // The next line of its output, without the newline; what it wrote to standard error before is there then. A line longer than
+  // 1 MiB counts as the end.
   Got line(std::string* out, std::int64_t deadline);
 
   // The wait status of waitpid(2) once it has ended; nullopt at the deadline.

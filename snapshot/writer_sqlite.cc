@@ -25,8 +25,8 @@ constexpr std::int64_t kMargin = 100'000'000;  // before the deadline
 
 std::string said_or(const std::string& said, const char* otherwise) { return said.empty() ? otherwise : said; }
 
-// https://www.sqlite.org/fileformat.html, "The Database Header". Closing a file drops the POSIX locks that this process has on it, which is
-// why locks are never taken in this process.
+// https://www.sqlite.org/fileformat.html, "The Database Header". Closing a file drops the POSIX locks that this process has on
+// it, which is why locks are never taken in this process.
 bool is_database(const std::string& path) {
   constexpr std::string_view kMagic("SQLite format 3\0", 16);
   struct stat st;
@@ -119,8 +119,8 @@ class SqliteWriter final : public Writer {
     o.env = {"HOME=/nonexistent", "LC_ALL=C"};
     auto child = Child::start(o, clock_);
     if (!child) return bad(Answer::failed, child.error().line());
-    // What has been committed goes from the WAL to the database as far as readers allow; then the write lock waits for the transaction that
-    // is open now. SQLite's own waiting slows down to ten attempts a second, which an application that begins the next
+    // What has been committed goes from the WAL to the database as far as readers allow; then the write lock waits for the
+    // transaction that is open now. SQLite's own waiting slows down to ten attempts a second, which an application that begins the next
     // transaction at once may outrun for ever: so it is asked again every millisecond.
     const std::string end = "end-" + Uuid::random().text();
     std::string todo = ".timeout 1\nPRAGMA wal_checkpoint(PASSIVE);\n";

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The built-in writers (SOM-14). What each promises stands in somfs-writers(7).
 //
-// Everything that concerns the application happens in child processes that are killed at the deadline. What a writer does before the gate
-// closes is finished, or merely held open, when prepare() returns: between close and open it neither writes nor waits, so an
+// Everything that concerns the application happens in child processes that are killed at the deadline. What a writer does
+// before the gate closes is finished, or merely held open, when prepare() returns: between close and open it neither writes nor waits, so an
 // application whose files lie on the mount cannot block the snapshot that would release it.
 //
 // One thread at a time per writer, as the coordinator does it. `clock` outlives the writer.
