@@ -383,7 +383,10 @@ Result<Committed> Mirror::Impl::commit() {
       SOMFS_TRY(writer->begin());
       SOMFS_TRY(writer->set_number("held", e.begin.epoch));
       SOMFS_TRY(writer->set_meta("held_reason", why));
-      SOMFS_TRY(writer->commit());
+      if (Status s = writer->commit(); !s) {
+        dead = s.error();
+        return pass_on(*dead);
+      }
       held = e.begin.epoch;
       held_reason = why;
       epoch.reset();
@@ -411,21 +414,19 @@ Status Mirror::Impl::write_meta(const RedoHead& head, bool something) {
 Result<Committed> Mirror::Impl::land(const RedoHead& head, bool something, const CatalogPlay& play) {
   Committed c{head.epoch, false, {}, play.removed, play.created, play.changed};
   SOMFS_TRY(write_meta(head, something));
-  if (Status s = writer->commit(); !s) {
-    // It may or may not have reached the disk: only opening again tells.
-    dead = s.error();
-    return pass_on(*dead);
-  }
-  SOMFS_TRY(load_meta());
-  epoch.reset();
-  if (!something) {
+  auto landed = [&]() -> Status {
+    SOMFS_TRY(writer->commit());
+    SOMFS_TRY(load_meta());
+    if (something) return apply_pending();
     ::unlinkat(journal.get(), std::to_string(head.epoch).c_str(), 0);
-    return c;
-  }
-  if (Status s = apply_pending(); !s) {
-    dead = s.error();
+    return {};
+  }();
+  if (!landed) {
+    // Whether the commit reached the disk, and how far the tree is: only opening again tells. Stage and journal stay as they are.
+    dead = landed.error();
     return pass_on(*dead);
   }
+  epoch.reset();
   return c;
 }
 
@@ -434,6 +435,7 @@ void Mirror::Impl::abort() noexcept {
   std::string redo = std::to_string(epoch->begin.epoch);
   if (dead) {  // unknown or committed: nothing is touched before it is opened again
     epoch.reset();
+    writer->rollback();
     return;
   }
   (void)epoch->redo.flush();
