@@ -207,7 +207,9 @@ Status Receiver::Leaf::make() {
   return settle(made.get());
 }
 
-Receiver::Receiver(Parts parts) : p_(std::move(parts)), next_row_(p_.first_new) {}
+Receiver::Receiver(Parts parts) : p_(std::move(parts)), next_row_(p_.first_new) {
+  rs_trace_set_level(RS_LOG_CRIT);   // a peer's bad delta is our error to tell, not a line on standard error
+}
 Receiver::~Receiver() = default;
 
 Status Receiver::op(const RedoOp& op) {
