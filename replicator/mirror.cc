@@ -80,7 +80,8 @@ Status Mirror::Impl::open_directory(const std::string& path, Mode mode) {
   if (mode == Mode::create && ::mkdir(path.c_str(), 0755) != 0 && errno != EEXIST)
     return fail_errno("cannot create the mirror directory", printable(path));
   directory = Fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!directory && errno == ENOTDIR) return fail(Exit::configuration, "cannot use as a mirror", printable(path), "it is not a directory");
+  if (!directory && errno == ENOTDIR)
+    return fail(Exit::configuration, "cannot use as a mirror", printable(path), "it is not a directory");
   if (!directory && errno == ENOENT)
     return fail(Exit::configuration, "there is no mirror in", printable(path), "no such directory", "migrate to it first");
   if (!directory) return fail_errno("cannot open the mirror directory", printable(path));
@@ -242,7 +243,8 @@ Status Mirror::Impl::apply_pending() {
   SOMFS_TRY(writer->commit());
   applied = committed;
   pending = false;
-  if (::unlinkat(journal.get(), redo.c_str(), 0) != 0 && errno != ENOENT) return fail_errno("cannot remove the mirror's redo list");
+  if (::unlinkat(journal.get(), redo.c_str(), 0) != 0 && errno != ENOENT)
+    return fail_errno("cannot remove the mirror's redo list");
   return leftovers.clear(state.get());
 }
 
@@ -465,7 +467,8 @@ Status Mirror::Impl::decide_held(bool accept) {
     SOMFS_TRY(writer->set_number("held", 0));
     SOMFS_TRY(writer->commit());
     held = 0;
-    if (::unlinkat(journal.get(), redo.c_str(), 0) != 0 && errno != ENOENT) return fail_errno("cannot remove the mirror's redo list");
+    if (::unlinkat(journal.get(), redo.c_str(), 0) != 0 && errno != ENOENT)
+      return fail_errno("cannot remove the mirror's redo list");
     return empty_stage();
   }
   SOMFS_TRY(writer->begin());
@@ -509,7 +512,8 @@ Status Mirror::signature(const ObjectId& object, const std::function<Status(std:
     TreePaths paths(impl_->tree.get(), impl_->stage.get(), *impl_->reader);
     SOMFS_TRY_ASSIGN(fd, paths.open(*row, O_RDONLY));
   }
-  if (!fd) return fail(Exit::temporary, "the mirror has no content of object", std::to_string(object.ino) + "." + std::to_string(object.birth));
+  if (!fd)
+    return fail(Exit::temporary, "the mirror has no content of object", std::to_string(object.ino) + "." + std::to_string(object.birth));
   // Blocks of twice librsync's square-root rule: signature and delta travel, and the signature is the larger part of both.
   rs_magic_number magic = RS_RK_BLAKE2_SIG_MAGIC;
   std::size_t block = 0, strong = 12;
@@ -520,7 +524,8 @@ Status Mirror::signature(const ObjectId& object, const std::function<Status(std:
   for (std::uint64_t at = 0;;) {
     if (b.avail_in == 0 && b.eof_in == 0) {
       std::size_t got = 0;
-      if (int e = pread_all(fd->get(), in.data(), in.size(), at, &got); e != 0) return fail_errno("cannot read a file of the mirror", {}, e);
+      if (int e = pread_all(fd->get(), in.data(), in.size(), at, &got); e != 0)
+        return fail_errno("cannot read a file of the mirror", {}, e);
       at += got;
       b.next_in = in.data();
       b.avail_in = got;
