@@ -218,10 +218,22 @@ Status Mirror::Impl::recover() {
   }));
   if (held != 0) return {};
   for (const std::string& redo : interrupted) {
-    SOMFS_TRY(Leftovers::put_aside(state.get(), redo));
-    SOMFS_TRY_ASSIGN(stage, make_directory(state.get(), "stage", 0700));
+    Status aside = give_up(redo, true);
+    if (!aside && aside.error().exit == Exit::no_space) aside = give_up(redo, false);
+    SOMFS_TRY(aside);
   }
   return empty_stage();
+}
+
+Status Mirror::Impl::give_up(const std::string& redo, bool keep) {
+  if (keep) {
+    SOMFS_TRY(Leftovers::put_aside(state.get(), redo));
+    SOMFS_TRY_ASSIGN(stage, make_directory(state.get(), "stage", 0700));
+    return leftovers.load(state.get());
+  }
+  SOMFS_TRY(empty_stage());
+  if (::unlinkat(journal.get(), redo.c_str(), 0) != 0 && errno != ENOENT) return fail_errno("cannot remove the mirror's redo list");
+  return leftovers.clear(state.get());
 }
 
 Status Mirror::Impl::empty_stage() {
@@ -320,7 +332,7 @@ Status Mirror::receive(std::string_view records) {
   SOMFS_TRY(impl_->usable());
   if (!impl_->epoch) return fail(Exit::temporary, "records came before an epoch was begun");
   Status s = impl_->epoch->receiver->take(records);
-  if (!s) impl_->abort();
+  if (!s) impl_->abort(s.error().exit != Exit::no_space);
   return s;
 }
 
@@ -328,7 +340,7 @@ Result<Committed> Mirror::commit() {
   SOMFS_TRY(impl_->usable());
   if (!impl_->epoch) return fail(Exit::temporary, "a commit came before an epoch was begun");
   auto result = impl_->commit();
-  if (!result) impl_->abort();
+  if (!result) impl_->abort(result.error().exit != Exit::no_space);
   return result;
 }
 
@@ -432,7 +444,7 @@ Result<Committed> Mirror::Impl::land(const RedoHead& head, bool something, const
   return c;
 }
 
-void Mirror::Impl::abort() noexcept {
+void Mirror::Impl::abort(bool keep) noexcept {
   if (!epoch) return;
   std::string redo = std::to_string(epoch->begin.epoch);
   if (dead) {  // unknown or committed: nothing is touched before it is opened again
@@ -443,12 +455,7 @@ void Mirror::Impl::abort() noexcept {
   (void)epoch->redo.flush();
   epoch.reset();
   writer->rollback();
-  Status s = Leftovers::put_aside(state.get(), redo);
-  if (s) {
-    auto fresh = make_directory(state.get(), "stage", 0700);
-    if (fresh) stage = std::move(*fresh);
-    s = leftovers.load(state.get());
-  }
+  Status s = give_up(redo, keep);
   if (!s) dead = s.error();
 }
 
