@@ -80,7 +80,8 @@ Status Mirror::Impl::open_directory(const std::string& path, Mode mode) {
   if (mode == Mode::create && ::mkdir(path.c_str(), 0755) != 0 && errno != EEXIST)
     return fail_errno("cannot create the mirror directory", printable(path));
   directory = Fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!directory && errno == ENOTDIR) return fail(Exit::configuration, "cannot use as a mirror", printable(path), "it is not a directory");
+  if (!directory && errno == ENOTDIR)
+    return fail(Exit::configuration, "cannot use as a mirror", printable(path), "it is not a directory");
   if (!directory && errno == ENOENT)
     return fail(Exit::configuration, "there is no mirror in", printable(path), "no such directory", "migrate to it first");
   if (!directory) return fail_errno("cannot open the mirror directory", printable(path));
@@ -217,10 +218,22 @@ Status Mirror::Impl::recover() {
   }));
   if (held != 0) return {};
   for (const std::string& redo : interrupted) {
-    SOMFS_TRY(Leftovers::put_aside(state.get(), redo));
-    SOMFS_TRY_ASSIGN(stage, make_directory(state.get(), "stage", 0700));
+    Status aside = give_up(redo, true);
+    if (!aside && aside.error().exit == Exit::no_space) aside = give_up(redo, false);
+    SOMFS_TRY(aside);
   }
   return empty_stage();
+}
+
+Status Mirror::Impl::give_up(const std::string& redo, bool keep) {
+  if (keep) {
+    SOMFS_TRY(Leftovers::put_aside(state.get(), redo));
+    SOMFS_TRY_ASSIGN(stage, make_directory(state.get(), "stage", 0700));
+    return leftovers.load(state.get());
+  }
+  SOMFS_TRY(empty_stage());
+  if (::unlinkat(journal.get(), redo.c_str(), 0) != 0 && errno != ENOENT) return fail_errno("cannot remove the mirror's redo list");
+  return leftovers.clear(state.get());
 }
 
 Status Mirror::Impl::empty_stage() {
@@ -242,7 +255,8 @@ Status Mirror::Impl::apply_pending() {
   SOMFS_TRY(writer->commit());
   applied = committed;
   pending = false;
-  if (::unlinkat(journal.get(), redo.c_str(), 0) != 0 && errno != ENOENT) return fail_errno("cannot remove the mirror's redo list");
+  if (::unlinkat(journal.get(), redo.c_str(), 0) != 0 && errno != ENOENT)
+    return fail_errno("cannot remove the mirror's redo list");
   return leftovers.clear(state.get());
 }
 
@@ -318,7 +332,7 @@ Status Mirror::receive(std::string_view records) {
   SOMFS_TRY(impl_->usable());
   if (!impl_->epoch) return fail(Exit::temporary, "records came before an epoch was begun");
   Status s = impl_->epoch->receiver->take(records);
-  if (!s) impl_->abort();
+  if (!s) impl_->abort(s.error().exit != Exit::no_space);
   return s;
 }
 
@@ -326,7 +340,7 @@ Result<Committed> Mirror::commit() {
   SOMFS_TRY(impl_->usable());
   if (!impl_->epoch) return fail(Exit::temporary, "a commit came before an epoch was begun");
   auto result = impl_->commit();
-  if (!result) impl_->abort();
+  if (!result) impl_->abort(result.error().exit != Exit::no_space);
   return result;
 }
 
@@ -383,7 +397,10 @@ Result<Committed> Mirror::Impl::commit() {
       SOMFS_TRY(writer->begin());
       SOMFS_TRY(writer->set_number("held", e.begin.epoch));
       SOMFS_TRY(writer->set_meta("held_reason", why));
-      SOMFS_TRY(writer->commit());
+      if (Status s = writer->commit(); !s) {
+        dead = s.error();
+        return pass_on(*dead);
+      }
       held = e.begin.epoch;
       held_reason = why;
       epoch.reset();
@@ -411,40 +428,34 @@ Status Mirror::Impl::write_meta(const RedoHead& head, bool something) {
 Result<Committed> Mirror::Impl::land(const RedoHead& head, bool something, const CatalogPlay& play) {
   Committed c{head.epoch, false, {}, play.removed, play.created, play.changed};
   SOMFS_TRY(write_meta(head, something));
-  if (Status s = writer->commit(); !s) {
-    // It may or may not have reached the disk: only opening again tells.
-    dead = s.error();
-    return pass_on(*dead);
-  }
-  SOMFS_TRY(load_meta());
-  epoch.reset();
-  if (!something) {
+  auto landed = [&]() -> Status {
+    SOMFS_TRY(writer->commit());
+    SOMFS_TRY(load_meta());
+    if (something) return apply_pending();
     ::unlinkat(journal.get(), std::to_string(head.epoch).c_str(), 0);
-    return c;
-  }
-  if (Status s = apply_pending(); !s) {
-    dead = s.error();
+    return {};
+  }();
+  if (!landed) {
+    // Whether the commit reached the disk, and how far the tree is: only opening again tells. Stage and journal stay as they are.
+    dead = landed.error();
     return pass_on(*dead);
   }
+  epoch.reset();
   return c;
 }
 
-void Mirror::Impl::abort() noexcept {
+void Mirror::Impl::abort(bool keep) noexcept {
   if (!epoch) return;
   std::string redo = std::to_string(epoch->begin.epoch);
   if (dead) {  // unknown or committed: nothing is touched before it is opened again
     epoch.reset();
+    writer->rollback();
     return;
   }
   (void)epoch->redo.flush();
   epoch.reset();
   writer->rollback();
-  Status s = Leftovers::put_aside(state.get(), redo);
-  if (s) {
-    auto fresh = make_directory(state.get(), "stage", 0700);
-    if (fresh) stage = std::move(*fresh);
-    s = leftovers.load(state.get());
-  }
+  Status s = give_up(redo, keep);
   if (!s) dead = s.error();
 }
 
@@ -465,7 +476,8 @@ Status Mirror::Impl::decide_held(bool accept) {
     SOMFS_TRY(writer->set_number("held", 0));
     SOMFS_TRY(writer->commit());
     held = 0;
-    if (::unlinkat(journal.get(), redo.c_str(), 0) != 0 && errno != ENOENT) return fail_errno("cannot remove the mirror's redo list");
+    if (::unlinkat(journal.get(), redo.c_str(), 0) != 0 && errno != ENOENT)
+      return fail_errno("cannot remove the mirror's redo list");
     return empty_stage();
   }
   SOMFS_TRY(writer->begin());
@@ -509,7 +521,8 @@ Status Mirror::signature(const ObjectId& object, const std::function<Status(std:
     TreePaths paths(impl_->tree.get(), impl_->stage.get(), *impl_->reader);
     SOMFS_TRY_ASSIGN(fd, paths.open(*row, O_RDONLY));
   }
-  if (!fd) return fail(Exit::temporary, "the mirror has no content of object", std::to_string(object.ino) + "." + std::to_string(object.birth));
+  if (!fd)
+    return fail(Exit::temporary, "the mirror has no content of object", std::to_string(object.ino) + "." + std::to_string(object.birth));
   // Blocks of twice librsync's square-root rule: signature and delta travel, and the signature is the larger part of both.
   rs_magic_number magic = RS_RK_BLAKE2_SIG_MAGIC;
   std::size_t block = 0, strong = 12;
@@ -520,7 +533,8 @@ Status Mirror::signature(const ObjectId& object, const std::function<Status(std:
   for (std::uint64_t at = 0;;) {
     if (b.avail_in == 0 && b.eof_in == 0) {
       std::size_t got = 0;
-      if (int e = pread_all(fd->get(), in.data(), in.size(), at, &got); e != 0) return fail_errno("cannot read a file of the mirror", {}, e);
+      if (int e = pread_all(fd->get(), in.data(), in.size(), at, &got); e != 0)
+        return fail_errno("cannot read a file of the mirror", {}, e);
       at += got;
       b.next_in = in.data();
       b.avail_in = got;

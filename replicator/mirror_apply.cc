@@ -201,7 +201,8 @@ Status Apply::place(const NameAt& n) {
     if (here && names.size() == 1 && staged->attr.nlink == 1) {
       rc = ::renameat(paths_.stage(), stage.c_str(), dir->get(), n.name.c_str());
     } else {
-      if (holder && ::unlinkat(dir->get(), n.name.c_str(), 0) != 0) return fail_errno("cannot clear a name in the mirror", printable(n.name));
+      if (holder && ::unlinkat(dir->get(), n.name.c_str(), 0) != 0)
+        return fail_errno("cannot clear a name in the mirror", printable(n.name));
       SOMFS_TRY_ASSIGN(auto fd, paths_.open(*object, O_PATH));
       if (!fd) return differs(n.name);
       rc = ::linkat(AT_FDCWD, proc_path(fd->get()).c_str(), dir->get(), n.name.c_str(), AT_SYMLINK_FOLLOW);
@@ -227,7 +228,8 @@ Status Apply::change() {
     if (now.data && (now.record.flags & kAttr) == 0) {
       struct stat st;
       if (::fstat(fd, &st) != 0) return fail_errno("cannot stat a file of the mirror");
-      if ((st.st_mode & 07777) != now.mode && ::fchmod(fd, now.mode) != 0) return fail_errno("cannot set the mode of a file of the mirror");
+      if ((st.st_mode & 07777) != now.mode && ::fchmod(fd, now.mode) != 0)
+        return fail_errno("cannot set the mode of a file of the mirror");
     }
     if ((now.record.flags & kAttr) == 0) SOMFS_TRY(set_mtime(fd, now.row.mtime));
     if (few()) {
@@ -243,7 +245,8 @@ Status Apply::change() {
     SOMFS_TRY_ASSIGN(now.fd, open_to_write(paths_, now.row));
     if (!now.fd) return differs(stage_name(now.row.row));
     now.data = true;
-    if (::ftruncate(now.fd->get(), static_cast<off_t>(now.record.attr.size)) != 0) return fail_errno("cannot size a file of the mirror");
+    if (::ftruncate(now.fd->get(), static_cast<off_t>(now.record.attr.size)) != 0)
+      return fail_errno("cannot size a file of the mirror");
     return {};
   };
   Status read = read_redo(journal_, redo_, true, nullptr, [&](const RedoOp& op) -> Status {
@@ -264,7 +267,8 @@ Status Apply::change() {
     if (!now.fd || (op.type != RedoOp::Type::data && op.type != RedoOp::Type::hole)) return {};
     SOMFS_TRY(begin_data());
     if (op.type == RedoOp::Type::hole) return punch(now.fd->get(), op.off, op.len);
-    if (int e = pwrite_all(now.fd->get(), op.bytes, op.off); e != 0) return fail_errno("cannot write to a file of the mirror", {}, e);
+    if (int e = pwrite_all(now.fd->get(), op.bytes, op.off); e != 0)
+      return fail_errno("cannot write to a file of the mirror", {}, e);
     return {};
   });
   SOMFS_TRY(read);

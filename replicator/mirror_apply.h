@@ -42,7 +42,7 @@ class Apply {
   Status directories();
   Status sync();
   Status clean_stage();
-  bool few() const { return names_.size() + changed_ <= 16; }
+  bool few() const { return names_.size() + directories_.size() + changed_ <= 16; }
 
   CatalogDb& db_;
   TreePaths paths_;

@@ -41,8 +41,8 @@ constexpr const char* kStatements[] = {
     "BEGIN IMMEDIATE",
     "COMMIT",
     "ROLLBACK",
-    "INSERT INTO object VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT(id) DO UPDATE SET ino = ?2, birth = ?3,"
-    " kind = ?4, m_ino = ?5, m_birth = ?6, size = ?7, mtime = ?8, mtime_ns = ?9, ctime = ?10, ctime_ns = ?11, attr_hash = ?12",
+    ("INSERT INTO object VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT(id) DO UPDATE SET ino = ?2, birth = ?3,"
+    " kind = ?4, m_ino = ?5, m_birth = ?6, size = ?7, mtime = ?8, mtime_ns = ?9, ctime = ?10, ctime_ns = ?11, attr_hash = ?12"),
     "INSERT OR REPLACE INTO name VALUES(?1, ?2, ?3, ?4)",
     "DELETE FROM name WHERE parent = ?1 AND name = ?2",
     "DELETE FROM object WHERE id = ?1",

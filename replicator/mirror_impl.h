@@ -79,6 +79,8 @@ struct Mirror::Impl {
   Status recover();
   Status apply_pending();
   Status empty_stage();
+  // What an unfinished epoch left: kept for a resume, or given up where room is short.
+  Status give_up(const std::string& redo, bool keep);
   Status usable() const;
   Status write_meta(const RedoHead& head, bool something);
   std::string brake(const Begin& begin, const CatalogPlay& play);
@@ -86,7 +88,7 @@ struct Mirror::Impl {
   Result<Committed> commit();
   Result<Committed> land(const RedoHead& head, bool something, const CatalogPlay& play);
   Status decide_held(bool accept);
-  void abort() noexcept;
+  void abort(bool keep = true) noexcept;
 };
 
 }  // namespace somfs::replicator

@@ -84,7 +84,8 @@ Result<std::string> hash_content(int fd) {
   auto buffer = std::make_unique<char[]>(kPiece);
   std::uint64_t at = 0;
   for (std::size_t got = 0;; at += got) {
-    if (int e = pread_all(fd, buffer.get(), kPiece, at, &got); e != 0) return fail_errno("cannot read a file of the mirror", {}, e);
+    if (int e = pread_all(fd, buffer.get(), kPiece, at, &got); e != 0)
+      return fail_errno("cannot read a file of the mirror", {}, e);
     if (got == 0) break;
     sha.Update(reinterpret_cast<const CryptoPP::byte*>(buffer.get()), got);
   }

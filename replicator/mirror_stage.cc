@@ -207,7 +207,9 @@ Status Receiver::Leaf::make() {
   return settle(made.get());
 }
 
-Receiver::Receiver(Parts parts) : p_(std::move(parts)), next_row_(p_.first_new) {}
+Receiver::Receiver(Parts parts) : p_(std::move(parts)), next_row_(p_.first_new) {
+  rs_trace_set_level(RS_LOG_CRIT);   // a peer's bad delta is our error to tell, not a line on standard error
+}
 Receiver::~Receiver() = default;
 
 Status Receiver::op(const RedoOp& op) {
@@ -473,7 +475,8 @@ Status Receiver::close_stream() {
 Status Receiver::on_bytes(const Record& r) {
   if (in_place_) {
     if (in_place_->attr.kind != Kind::file) return malformed("it has data for what is no file");
-    if (r.type != RecordType::data && r.type != RecordType::hole) return malformed("it has a delta for a file that is not rewritten");
+    if (r.type != RecordType::data && r.type != RecordType::hole)
+      return malformed("it has a delta for a file that is not rewritten");
     if (r.off + r.len > in_place_->attr.size) return malformed("it has data beyond the end of the file");
     RedoOp o;
     o.type = r.type == RecordType::data ? RedoOp::Type::data : RedoOp::Type::hole;

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
+#include <librsync.h>
 
+#include <deque>
 #include <fstream>
 
+#include "common/bytes.h"
 #include "replicator/mirror.h"
 #include "tests/unit/replicator/mirror_model.h"
 
@@ -422,6 +425,149 @@ TEST_F(MirrorTest, InspectReadsEverythingInOrder) {
   EXPECT_EQ(rows[1].content, sha256("alpha"));
   EXPECT_EQ(rows[4].path, (std::vector<std::string>{"d", "inner"}));
   EXPECT_EQ(rows[5].content, sha256("../a"));
+}
+
+std::string job_output(rs_job_t* job, std::string in) {
+  std::string out(1u << 22, '\0');
+  rs_buffers_t b = {};
+  b.next_in = in.data();
+  b.avail_in = in.size();
+  b.eof_in = 1;
+  b.next_out = out.data();
+  b.avail_out = out.size();
+  EXPECT_EQ(rs_job_iter(job, &b), RS_DONE);
+  rs_job_free(job);
+  return out.substr(0, out.size() - b.avail_out);
+}
+
+TEST_F(MirrorTest, ADeltaRewritesAFileAndKeepsItsLinks) {
+  Scratch dir;
+  auto m = open(dir.path);
+  State s;
+  std::mt19937 random(5);
+  std::string old(600000, '\0');
+  for (char& c : old) c = static_cast<char>(random());
+  ObjectId f = s.add(s.root, "big", Kind::file, old);
+  s.nodes[s.root].children["other"] = f;
+  s.sweep();
+  ASSERT_TRUE(lands(*m, begin(0, 1), plan(empty(), s)));
+  std::string signature;
+  ASSERT_TRUE(m->signature(f, [&](std::string_view piece) -> Status {
+    signature += piece;
+    return {};
+  }));
+  State t = s;
+  t.nodes[f].data.insert(1000, "inserted in front");
+  t.sweep();
+  rs_signature_t* sums = nullptr;
+  job_output(rs_loadsig_begin(&sums), signature);
+  rs_build_hash_table(sums);
+  std::string delta = job_output(rs_delta_begin(sums), t.nodes[f].data);
+  rs_free_sumset(sums);
+  EXPECT_LT(delta.size(), 20000u);
+  std::string records;
+  RecordWriter w(records);
+  ObjectRecord o;
+  o.id = o.basis = f;
+  o.flags = kRewritten | kAttr | kXattr;
+  o.attr = t.nodes[f].attr;
+  w.object(o);
+  for (std::size_t at = 0; at < delta.size(); at += 1000) w.delta(std::string_view(delta).substr(at, 1000));
+  ASSERT_TRUE(lands(*m, begin(1, 2), records));
+  EXPECT_EQ(compare(dir.path, t), "");
+  // A delta that stops short, or makes too much.
+  records.clear();
+  w.object(o);
+  w.delta(std::string_view(delta).substr(0, delta.size() / 2));
+  EXPECT_FALSE(lands(*m, begin(2, 3), records));
+  o.attr.size -= 1;
+  records.clear();
+  w.object(o);
+  w.delta(delta);
+  EXPECT_FALSE(lands(*m, begin(2, 3), records));
+  EXPECT_EQ(compare(dir.path, t), "");
+}
+
+// Says what it was told to, keeps what it is told.
+struct Script : Transport {
+  std::deque<Message> in;
+  std::vector<Message> out;
+  Status send(Message message) override {
+    out.push_back(std::move(message));
+    return {};
+  }
+  Result<Message> receive() override {
+    if (in.empty()) return fail(Exit::link_down, "the script is over");
+    Message m = std::move(in.front());
+    in.pop_front();
+    return m;
+  }
+  void close() noexcept override {}
+  std::uint64_t bytes_sent() const override { return 0; }
+  std::uint64_t bytes_received() const override { return 0; }
+};
+
+TEST_F(MirrorTest, ServeSpeaksTheProtocol) {
+  Scratch dir;
+  State s = small();
+  auto opener = [&] { return Mirror::open(dir.path, Mirror::Mode::create); };
+  std::string root_id;
+  ByteWriter(root_id).id(s.root);
+  Script talk;
+  talk.in = {{MessageType::hello, encode(hello())},  {MessageType::begin, encode(begin(0, 1))},
+             {MessageType::records, plan(empty(), s)}, {MessageType::commit, {}},
+             {MessageType::list, root_id},           {MessageType::inspect, {}},
+             {MessageType::staged, {}},              {MessageType::bye, {}}};
+  ASSERT_TRUE(serve(talk, opener));
+  EXPECT_EQ(compare(dir.path, s), "");
+  std::vector<MessageType> types;
+  for (const Message& m : talk.out) types.push_back(m.type);
+  EXPECT_EQ(types, (std::vector<MessageType>{MessageType::welcome, MessageType::committed, MessageType::listing, MessageType::inspected,
+                                             MessageType::inspected, MessageType::stages}));
+  std::vector<ListRow> rows;
+  ObjectId of;
+  ASSERT_TRUE(decode(talk.out[2].body, &rows, &of));
+  EXPECT_EQ(rows.size(), 3u);
+  EXPECT_EQ(of, s.root);
+
+  auto answer = [&](std::deque<Message> in) {
+    Script bad;
+    bad.in = std::move(in);
+    EXPECT_FALSE(serve(bad, opener));
+    ErrorBody e;
+    EXPECT_TRUE(!bad.out.empty() && bad.out.back().type == MessageType::error && decode(bad.out.back().body, &e));
+    return static_cast<Exit>(e.exit);
+  };
+  Hello wrong = hello();
+  wrong.protocol = 9;
+  EXPECT_EQ(answer({{MessageType::hello, encode(wrong)}}), Exit::peer_version);
+  EXPECT_EQ(answer({{MessageType::commit, {}}}), Exit::temporary);
+  EXPECT_EQ(answer({{MessageType::hello, encode(hello())}, {MessageType::commit, {}}}), Exit::temporary);
+  EXPECT_EQ(answer({{MessageType::hello, encode(hello())}, {MessageType::list, "short"}}), Exit::temporary);
+  EXPECT_EQ(answer({{MessageType::hello, encode(hello())}, {MessageType::welcome, {}}}), Exit::temporary);
+  wrong = hello();
+  wrong.volume = Uuid::random();
+  EXPECT_EQ(answer({{MessageType::hello, encode(wrong)}}), Exit::not_allowed);
+}
+
+TEST_F(MirrorTest, ADirectoryOfManyNamesIsListedInParts) {
+  Scratch dir("/dev/shm");
+  State s;
+  for (std::size_t i = 0; i < kListRows; ++i) s.add(s.root, "f" + std::to_string(i), Kind::file);
+  s.sweep();
+  Script talk;
+  std::string none;
+  ByteWriter(none).id({});
+  talk.in = {{MessageType::hello, encode(hello())}, {MessageType::begin, encode(begin(0, 1))},
+             {MessageType::records, plan(empty(), s)}, {MessageType::commit, {}}, {MessageType::list, none}, {MessageType::bye, {}}};
+  ASSERT_TRUE(serve(talk, [&] { return Mirror::open(dir.path, Mirror::Mode::create); }));
+  ASSERT_EQ(talk.out.size(), 4u);
+  std::vector<ListRow> rows;
+  ObjectId of;
+  ASSERT_TRUE(decode(talk.out[2].body, &rows, &of));
+  EXPECT_EQ(rows.size(), kListRows);
+  ASSERT_TRUE(decode(talk.out[3].body, &rows, &of));
+  EXPECT_TRUE(rows.empty());
 }
 
 }  // namespace
