@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <functional>
+#include <map>
 #include <random>
 #include <thread>
 
@@ -16,6 +18,7 @@
 #include "replicator/mirror.h"
 #include "replicator/sender.h"
 #include "snapshot/store.h"
+#include "snapshot/store_impl.h"
 #include "tests/unit/snapshot/store_harness.h"
 
 namespace somfs::replicator {
@@ -172,7 +175,7 @@ class World {
       if (inode_of(fd)->id == object) found = handle_of(fd);
       if (!found.empty() || inode_of(fd)->attr.kind != Kind::dir) return;
       Fd dir(::open(proc_path(fd).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-      for (const auto& n : snapshot::test::names_in(dir.get())) {
+      for (const auto& n : snapshot::names_in(dir.get())) {
         Fd child(::openat(dir.get(), n.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
         if (child && n != ".somfs") walk(child.get());
       }
