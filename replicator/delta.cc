@@ -112,6 +112,7 @@ struct Signature::Impl {
 Signature::Signature() : impl_(std::make_unique<Impl>()) {}
 Signature::~Signature() = default;
 Signature::Signature(Signature&&) noexcept = default;
+Signature& Signature::operator=(Signature&&) noexcept = default;
 const std::string& Signature::bytes() const { return impl_->bytes; }
 
 Status Signature::feed(std::string_view piece) {

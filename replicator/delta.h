@@ -44,6 +44,7 @@ class Signature {
   Signature();
   ~Signature();
   Signature(Signature&&) noexcept;
+  Signature& operator=(Signature&&) noexcept;
   Status feed(std::string_view piece);
   Status finish();                         // after the last piece
   const std::string& bytes() const;        // as it came: equal bytes mean equal contents

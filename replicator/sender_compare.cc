@@ -259,7 +259,7 @@ class Comparison final : public Migration {
     SOMFS_TRY_ASSIGN(TreeFilePtr root, run_.tree.root());
     ObjectRecord record;
     record.id = root->ref().id;
-    record.flags = by_path_ ? kNew : static_cast<std::uint8_t>(kAttr | kXattr);
+    record.flags = static_cast<std::uint8_t>(by_path_ ? int{kNew} : kAttr | kXattr);
     SOMFS_TRY(out.object(*root, std::move(record), {}, *root_, "."));
     if (!by_path_) {
       --run_.files;   // sent always, for no listing tells its attributes: not a finding

@@ -40,6 +40,9 @@ class SnapshotTree final : public Tree {
   Result<TreeFilePtr> open(const Ref& ref) override {
     SOMFS_TRY_ASSIGN(auto file, view_.open(ref));
     if (!file) return TreeFilePtr();
+    // A view opens content only of what it is told to be a file or directory; a dirty set knows ids and handles alone.
+    const Kind kind = file->ref().kind;
+    if (ref.kind == Kind::none && (kind == Kind::file || kind == Kind::dir)) return open({ref.id, ref.handle, kind});
     return std::make_unique<SnapshotFile>(std::move(*file));
   }
   bool has_handles() const override { return view_.has_handles(); }

@@ -64,18 +64,16 @@ class Verify {
   Verify(Run& run, Rows& rows) : run_(run), rows_(rows) {}
 
   Result<VerifyReport> run() {
-    SOMFS_TRY_ASSIGN(TreeFilePtr root, run_.tree.root());
-    SOMFS_TRY(visit(*root));
-    SOMFS_TRY(enter(std::make_shared<Place>(Place{nullptr, {"", root->ref()}}), std::move(root)));
+    SOMFS_TRY(begin());
     while (!stack_.empty()) {
       if (run_.progress.cancelled) return fail(Exit::interrupted, "interrupted");
       Frame& f = stack_.back();
-      if (f.at == f.entries.size()) {
-        stack_.pop_back();
-        if (!path_.empty()) path_.pop_back();
+      if (f.at != f.entries.size()) {
+        SOMFS_TRY(step(f));
         continue;
       }
-      SOMFS_TRY(step(f));
+      stack_.pop_back();
+      if (!path_.empty()) path_.pop_back();
     }
     SOMFS_TRY(only_mirror_until(nullptr));
     report_.equal = report_.differences.empty() && !report_.truncated;
@@ -91,6 +89,13 @@ class Verify {
     std::vector<ViewEntry> entries;
     std::size_t at = 0;
   };
+
+  Status begin() {
+    SOMFS_TRY_ASSIGN(TreeFilePtr root, run_.tree.root());
+    SOMFS_TRY(visit(*root));
+    PlacePtr top = std::make_shared<Place>(Place{nullptr, {"", root->ref()}});
+    return enter(std::move(top), std::move(root));
+  }
 
   Status step(Frame& f) {
     ViewEntry entry = std::move(f.entries[f.at++]);

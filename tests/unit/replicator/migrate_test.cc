@@ -1,0 +1,419 @@
+// SPDX-License-Identifier: Apache-2.0
+// From a real directory through a snapshot's view and a transport to a real mirror, and verify() as the judge beside a plain walk.
+#include <gtest/gtest.h>
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <random>
+#include <thread>
+
+#include "common/fd.h"
+#include "replicator/mirror.h"
+#include "replicator/sender.h"
+#include "snapshot/store.h"
+#include "snapshot/store_impl.h"
+#include "tests/unit/snapshot/store_harness.h"
+
+namespace somfs::replicator {
+namespace {
+
+using snapshot::DirtySet;
+using snapshot::test::Volume;
+
+// A volume whose operations are recorded as the capture would, and a mirror beside it.
+class World {
+ public:
+  World() { volume_.open_store(); }
+
+  std::string path(const std::string& name) const { return volume_.base + "/v/" + name; }
+  std::string mirror() const { return volume_.base + "/m"; }
+  std::string seen(const std::string& name) const { return mirror() + "/tree/" + name; }
+  DirtySet dirty;
+
+  ObjectId id(const std::string& name) const {
+    auto i = inode_at(AT_FDCWD, path(name));
+    return i ? i->id : ObjectId{};
+  }
+  void note(ChangeKind what, const ObjectId& object, Extent extent = {}) {
+    Change c;
+    c.what = what;
+    c.object = object;
+    c.extent = extent;
+    add(c);
+  }
+  void bound(const std::string& name, const ObjectId& object, const ObjectId& old) {
+    Change c;
+    c.what = object ? ChangeKind::bind : ChangeKind::unbind;
+    c.object = object;
+    c.old = old;
+    std::size_t slash = name.rfind('/');
+    c.parent = id(slash == std::string::npos ? "." : name.substr(0, slash));
+    std::string last = name.substr(slash == std::string::npos ? 0 : slash + 1);
+    c.name = last;
+    add(c);
+  }
+  // After anything that makes `name`.
+  void made(const std::string& name) {
+    note(ChangeKind::born, id(name));
+    bound(name, id(name), {});
+  }
+  void mkdir(const std::string& name) {
+    ASSERT_EQ(::mkdir(path(name).c_str(), 0755), 0) << name;
+    made(name);
+  }
+  void write(const std::string& name, const std::string& bytes, std::uint64_t off = 0) {
+    const bool fresh = !id(name);
+    Fd fd(::open(path(name).c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
+    ASSERT_TRUE(fd) << name;
+    ASSERT_EQ(pwrite_all(fd.get(), bytes, off), 0);
+    if (fresh) made(name);
+    note(ChangeKind::write, id(name), {off, bytes.size()});
+  }
+  void truncate(const std::string& name, std::uint64_t size) {
+    ASSERT_EQ(::truncate(path(name).c_str(), static_cast<off_t>(size)), 0);
+    note(ChangeKind::truncate, id(name), {size, 0});
+  }
+  void rename(const std::string& from, const std::string& to) {
+    ObjectId moved = id(from), old = id(to);
+    if (::rename(path(from).c_str(), path(to).c_str()) != 0) return;
+    if (moved == old) return;
+    bound(from, {}, moved);
+    bound(to, moved, old);
+  }
+  void link(const std::string& from, const std::string& to) {
+    if (::link(path(from).c_str(), path(to).c_str()) != 0) return;
+    bound(to, id(to), {});
+  }
+  void remove(const std::string& name) {
+    ObjectId old = id(name);
+    if (::unlink(path(name).c_str()) != 0 && ::rmdir(path(name).c_str()) != 0) return;
+    bound(name, {}, old);
+  }
+
+  enum class Knows { dirty, nothing };
+  MigrateReport migrate(Knows knows = Knows::dirty, std::function<void(Source&, MigrateOptions&)> adjust = {}) {
+    ++epoch_;
+    const std::string name = "e" + std::to_string(epoch_);
+    volume_.snapshot(name, epoch_);
+    auto view = snapshot::View::open(volume_.root.get(), volume_.dir.get(), name).value();
+    Source source = source_of(*view);
+    source.base_epoch = acked_;
+    source.epoch = epoch_;
+    if (knows == Knows::dirty) source.dirty = dirty;
+    MigrateOptions options;
+    options.brake_share = 1;
+    if (adjust) adjust(source, options);
+    Progress progress;
+    std::vector<std::jthread> servers;
+    Connect connect = [&]() -> Result<std::unique_ptr<Transport>> {
+      auto [mine, theirs] = make_pair_in_process();
+      servers.emplace_back([this, t = std::shared_ptr<Transport>(std::move(theirs))] {
+        (void)serve(*t, [&] { return Mirror::open(mirror(), Mirror::Mode::create); });
+        t->close();
+      });
+      return std::move(mine);
+    };
+    auto report = replicator::migrate(source, connect, options, progress);
+    EXPECT_TRUE(report) << report.error().line();
+    if (!report) return {};
+    EXPECT_TRUE(report->unreadable.empty()) << report->unreadable.front();
+    if (!options.dry_run && !report->held) {
+      acked_ = epoch_;
+      dirty = DirtySet();
+    }
+    servers.clear();
+    last_ = name;
+    return *report;
+  }
+
+  VerifyReport verify(const std::vector<std::string>& excludes = {}) {
+    auto view = snapshot::View::open(volume_.root.get(), volume_.dir.get(), last_).value();
+    Source source = source_of(*view);
+    source.excludes = excludes;
+    Progress progress;
+    auto [mine, theirs] = make_pair_in_process();
+    std::jthread server([&, t = std::shared_ptr<Transport>(std::move(theirs))] {
+      (void)serve(*t, [&] { return Mirror::open(mirror(), Mirror::Mode::existing); });
+      t->close();
+    });
+    auto report = replicator::verify(source, *mine, progress);
+    EXPECT_TRUE(report) << report.error().line();
+    return report.value_or(VerifyReport());
+  }
+  void expect_equal(const std::string& when = {}) {
+    VerifyReport r = verify();
+    EXPECT_TRUE(r.equal) << when;
+    for (std::size_t i = 0; i < std::min<std::size_t>(r.differences.size(), 10); ++i)
+      ADD_FAILURE() << when << ": " << r.differences[i].path << ": " << r.differences[i].what;
+  }
+
+ private:
+  void add(const Change& change) {
+    Fd fd;
+    Handle handle;
+    Change c = change;
+    if (c.object) handle = handle_by_id_[c.object];
+    for (const ObjectId& o : {c.object, c.parent}) {
+      if (!o || !handle_by_id_[o].empty()) continue;
+      handle_by_id_[o] = find_handle(o);
+    }
+    if (c.object) handle = handle_by_id_[c.object];
+    c.handle = handle.empty() ? nullptr : &handle;
+    dirty.add(c);
+    if (c.parent) dirty.learn_handle(c.parent, handle_by_id_[c.parent]);
+  }
+  Handle find_handle(const ObjectId& object) const {
+    Handle found;
+    std::function<void(int)> walk = [&](int fd) {
+      if (inode_of(fd)->id == object) found = handle_of(fd);
+      if (!found.empty() || inode_of(fd)->attr.kind != Kind::dir) return;
+      Fd dir(::open(proc_path(fd).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+      for (const auto& n : snapshot::names_in(dir.get())) {
+        Fd child(::openat(dir.get(), n.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+        if (child && n != ".somfs") walk(child.get());
+      }
+    };
+    walk(volume_.root.get());
+    return found;
+  }
+  Source source_of(snapshot::View& view) {
+    Source s;
+    s.view = &view;
+    s.volume = id_;
+    s.generation = generation_;
+    return s;
+  }
+
+  Volume volume_;
+  Uuid id_ = Uuid::random(), generation_ = Uuid::random();
+  std::uint64_t epoch_ = 0, acked_ = 0;
+  std::string last_;
+  std::map<ObjectId, Handle> handle_by_id_;
+};
+
+std::string noise(std::size_t n, unsigned seed) {
+  std::mt19937_64 r(seed);
+  std::string s(n, '\0');
+  for (char& c : s) c = static_cast<char>(r());
+  return s;
+}
+
+void fill(World& w) {
+  w.mkdir("d");
+  w.mkdir("d/e");
+  w.write("d/small", "hello");
+  w.write("d/e/large", noise(3 << 20, 1));
+  w.write("empty", "");
+  w.write("d/old", noise(200000, 2));
+  w.link("d/small", "d/e/again");
+  ::symlink("../nowhere", w.path("d/sym").c_str());
+  w.made("d/sym");
+}
+
+TEST(Migrate, FullThenNothingThenDifferential) {
+  World w;
+  fill(w);
+  EXPECT_EQ(w.migrate().strategy, "full");
+  w.expect_equal("full");
+  MigrateReport r = w.migrate();
+  EXPECT_EQ(r.strategy, "differential");
+  EXPECT_EQ(r.files + r.names, 0u);
+  EXPECT_LT(r.bytes_wire, 1000u);
+
+  w.write("d/e/large", "in place", 1000000);
+  w.truncate("d/old", 100);
+  w.rename("d/e", "moved");
+  w.write("new", "n");
+  w.mkdir("fresh");
+  w.mkdir("fresh/deeper");
+  w.rename("new", "fresh/deeper/new");
+  w.remove("d/small");
+  r = w.migrate();
+  EXPECT_EQ(r.strategy, "differential");
+  EXPECT_LT(r.bytes_source, 1000u);
+  w.expect_equal("differential");
+}
+
+TEST(Migrate, EverythingAFileSystemHolds) {
+  if (::geteuid() != 0) GTEST_SKIP() << "devices and owners need root";
+  World w;
+  auto made = [&](const std::string& n) { w.made(n); };
+  w.mkdir("a");
+  std::string odd = "a/\xff\n\x1b[31m";
+  w.write(odd, "odd name");
+  w.write("a/" + std::string(255, 'n'), "long name");
+  w.write("a/suid", "x");
+  ASSERT_EQ(::chown(w.path("a/suid").c_str(), 1234, 5678), 0);
+  ASSERT_EQ(::chmod(w.path("a/suid").c_str(), 06755), 0);
+  ASSERT_EQ(::setxattr(w.path("a/suid").c_str(), "user.k", "v\0w", 3, 0), 0);
+  ASSERT_EQ(::setxattr(w.path("a/suid").c_str(), "trusted.t", "", 0, 0), 0);
+  const char acl[] = "\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\x02\0\x04\0\xd2\x04\0\0\x04\0\x04\0\xff\xff\xff\xff\x10\0\x06\0\xff\xff\xff\xff\x20\0\0\0\xff\xff\xff\xff";
+  w.write("a/acl", "x");
+  ASSERT_EQ(::setxattr(w.path("a/acl").c_str(), "system.posix_acl_access", acl, sizeof acl - 1, 0), 0);
+  ASSERT_EQ(::mkfifo(w.path("a/fifo").c_str(), 0600), 0);
+  made("a/fifo");
+  ASSERT_EQ(::mknod(w.path("a/sock").c_str(), S_IFSOCK | 0700, 0), 0);
+  made("a/sock");
+  ASSERT_EQ(::mknod(w.path("a/chr").c_str(), S_IFCHR | 0666, makedev(1, 3)), 0);
+  made("a/chr");
+  ASSERT_EQ(::mknod(w.path("a/blk").c_str(), S_IFBLK | 0600, makedev(259, 70000)), 0);
+  made("a/blk");
+  w.write("a/sparse", "start");
+  w.write("a/sparse", "end", 1ull << 30);
+  timespec t[2] = {{0, UTIME_OMIT}, {-5, 123456789}};
+  ASSERT_EQ(::utimensat(AT_FDCWD, w.path("a/sparse").c_str(), t, 0), 0);
+  ASSERT_EQ(::chmod(w.path("a").c_str(), 01711), 0);
+  // Deeper than PATH_MAX.
+  Fd at(::open(w.path("a").c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  for (int i = 0; i < 30; ++i) {
+    std::string n(200, static_cast<char>('a' + i % 26));
+    ASSERT_EQ(::mkdirat(at.get(), n.c_str(), 0755), 0);
+    at = Fd(::openat(at.get(), n.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  }
+  Fd deep(::openat(at.get(), "deep", O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
+  ASSERT_EQ(write_all(deep.get(), "deep"), 0);
+  MigrateReport r = w.migrate();
+  EXPECT_LT(r.bytes_source, 100000u);
+  struct stat s;
+  ASSERT_EQ(::stat(w.seen("a/sparse").c_str(), &s), 0);
+  EXPECT_LT(s.st_blocks, 1000);
+  ASSERT_EQ(::stat(w.seen("a/suid").c_str(), &s), 0);
+  EXPECT_EQ(s.st_mode & 07777, 06755u);
+  EXPECT_EQ(s.st_uid, 1234u);
+  w.expect_equal();
+  // Nothing differs for a comparison either.
+  r = w.migrate(World::Knows::nothing);
+  EXPECT_EQ(r.strategy, "gap-scan");
+  EXPECT_EQ(r.files + r.names, 0u);
+}
+
+TEST(Migrate, SavedByRenameTravelsAsADelta) {
+  World w;
+  std::string content = noise(4 << 20, 7);
+  w.write("doc", content);
+  w.migrate();
+  w.write("doc.tmp", "inserted in front" + content);
+  w.rename("doc.tmp", "doc");
+  MigrateReport r = w.migrate();
+  EXPECT_EQ(r.strategy, "differential");
+  EXPECT_LT(r.bytes_wire, 50000u);
+  w.expect_equal();
+}
+
+TEST(Migrate, OntoAnExistingTree) {
+  World w;
+  fill(w);
+  ASSERT_EQ(::mkdir(w.mirror().c_str(), 0755), 0);
+  ASSERT_EQ(::mkdir((w.mirror() + "/tree").c_str(), 0755), 0);
+  ASSERT_EQ(::mkdir((w.mirror() + "/tree/d").c_str(), 0700), 0);
+  for (auto [name, bytes] : {std::pair<std::string, std::string>{"/tree/d/old", noise(200000, 2)}, {"/tree/only-here", "x"}}) {
+    Fd fd(::open((w.mirror() + name).c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+    ASSERT_EQ(write_all(fd.get(), bytes), 0);
+  }
+  EXPECT_EQ(w.migrate().strategy, "gap-scan");
+  w.expect_equal();
+}
+
+TEST(Migrate, VerifyNamesWhatDiffers) {
+  World w;
+  fill(w);
+  w.migrate();
+  Fd fd(::open(w.seen("d/small").c_str(), O_WRONLY | O_CLOEXEC));
+  ASSERT_EQ(write_all(fd.get(), "jello"), 0);
+  ASSERT_EQ(::unlink(w.seen("empty").c_str()), 0);
+  ASSERT_EQ(::mkdir(w.seen("zzz").c_str(), 0700), 0);
+  VerifyReport r = w.verify();
+  EXPECT_FALSE(r.equal);
+  auto has = [&](const std::string& path, const std::string& what) {
+    return std::any_of(r.differences.begin(), r.differences.end(), [&](const auto& d) { return d.path == path && d.what == what; });
+  };
+  EXPECT_TRUE(has("d/small", "content"));
+  EXPECT_TRUE(has("empty", "only in source"));
+  EXPECT_TRUE(has("zzz", "only in mirror"));
+  EXPECT_FALSE(has("d/old", "content"));
+}
+
+TEST(Migrate, DryRunSendsNothing) {
+  World w;
+  fill(w);
+  MigrateReport r = w.migrate(World::Knows::dirty, [](Source&, MigrateOptions& o) { o.dry_run = true; });
+  EXPECT_EQ(r.strategy, "full");
+  EXPECT_GT(r.bytes_source, 3u << 20);
+  EXPECT_NE(::access(w.seen("d").c_str(), F_OK), 0);
+}
+
+TEST(Migrate, ExcludedPathsAreNeitherSentNorRemoved) {
+  World w;
+  fill(w);
+  auto without_e = [](Source& s, MigrateOptions&) { s.excludes = {"d/e"}; };
+  w.migrate(World::Knows::dirty, without_e);
+  EXPECT_NE(::access(w.seen("d/e").c_str(), F_OK), 0);
+  w.write("d/e/more", "x");
+  w.write("d/beside", "y");
+  EXPECT_EQ(w.migrate(World::Knows::dirty, without_e).strategy, "differential");
+  EXPECT_NE(::access(w.seen("d/e").c_str(), F_OK), 0);
+  EXPECT_EQ(::access(w.seen("d/beside").c_str(), F_OK), 0);
+}
+
+// Random operations; each round is migrated by difference, by comparison or in full, and must give the same tree.
+void random_round(World& w, std::mt19937& r) {
+  auto any = [&](unsigned n) { return r() % n; };
+  auto dir = [&] { return std::vector<std::string>{"", "p/", "q/", "p/s/"}[any(4)]; };
+  auto name = [&] { return dir() + "f" + std::to_string(any(8)); };
+  for (int i = 0; i < 30; ++i) {
+    std::string a = name(), b = name();
+    struct stat s;
+    const bool there = ::lstat(w.path(a).c_str(), &s) == 0;
+    const bool parent = ::access(w.path(a.substr(0, a.rfind('/') + 1)).c_str(), F_OK) == 0;
+    switch (any(9)) {
+      case 0:
+      case 1:
+        if (parent && (!there || S_ISREG(s.st_mode))) w.write(a, noise(any(2) != 0 ? 100 : 150000, r()), any(3) * 50000);
+        break;
+      case 2: if (there && S_ISREG(s.st_mode)) w.truncate(a, any(100000)); break;
+      case 3:
+      case 4: if (there) w.rename(a, b); break;
+      case 5: if (there && S_ISREG(s.st_mode)) w.link(a, b); break;
+      case 6: if (there) w.remove(a); break;
+      case 7: if (parent && !there) w.mkdir(a); break;
+      case 8: {
+        std::string d = std::vector<std::string>{"p", "q", "p/s"}[any(3)];
+        std::string to = std::vector<std::string>{"p", "q", "p/s", "q/t"}[any(4)];
+        if (!w.id(d) && w.id(d.substr(0, 1))) w.mkdir(d);
+        else if (!w.id("p")) w.mkdir("p");
+        else if (!w.id("q")) w.mkdir("q");
+        else w.rename(d, to);
+        break;
+      }
+    }
+  }
+}
+
+TEST(Migrate, RandomHistoriesReachTheMirrorWhateverTheStrategy) {
+  const unsigned first = std::random_device()();
+  for (unsigned seed = first; seed != first + 12; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    std::mt19937 r(seed);
+    World w;
+    for (int round = 0; round < 5; ++round) {
+      random_round(w, r);
+      const unsigned how = round == 0 ? 0 : r() % 4;
+      MigrateReport report = w.migrate(how == 1 ? World::Knows::nothing : World::Knows::dirty, [&](Source& s, MigrateOptions& o) {
+        if (how == 2) o.want = MigrateOptions::Want::full;
+        if (how == 1) s.compare_content = r() % 2 == 0;
+      });
+      w.expect_equal("round " + std::to_string(round) + " by " + report.strategy);
+      if (HasFailure()) return;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace somfs::replicator
