@@ -8,6 +8,7 @@
 #include <spawn.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -143,6 +144,7 @@ Mount::~Mount() {
   if (session_ == nullptr) return;
   if (mounted_) fuse_session_unmount(session_);
   fuse_session_destroy(session_);
+  reap(true);  // the connection is gone, and with it what they waited for
 }
 
 void Mount::serve(std::stop_token stop) {
@@ -235,17 +237,30 @@ bool Mount::barrier(std::chrono::milliseconds longest) {
     items.push_back(std::move(item));
   });
   if (items.empty()) return true;
+  reap(false);
   pid_t child = ::fork();
   if (child < 0) return false;
-  if (child == 0) ::_exit(flush_all(backing_.mountpoint().c_str(), items));
+  if (child == 0) {
+    // It must neither outlive the daemon nor keep the connection to the kernel open.
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    ::close(fuse_session_fd(session_));
+    ::_exit(flush_all(backing_.mountpoint().c_str(), items));
+  }
   Fd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, child, 0)));
   pollfd p{pidfd.get(), POLLIN, 0};
   bool in_time = pidfd && ::poll(&p, 1, static_cast<int>(longest.count())) == 1;
-  if (!in_time) ::kill(child, SIGKILL);
   int status = 0;
-  while (::waitpid(child, &status, in_time ? 0 : WNOHANG) < 0 && errno == EINTR) {
-  }
-  return in_time && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+  if (in_time) return ::waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+  // It dies when the request it waits for is answered: nobody waits for that here.
+  ::kill(child, SIGKILL);
+  Lock l(mutex_);
+  late_.push_back(child);
+  return false;
+}
+
+void Mount::reap(bool wait) {
+  Lock l(mutex_);
+  std::erase_if(late_, [&](pid_t pid) { return ::waitpid(pid, nullptr, wait ? 0 : WNOHANG) != 0; });
 }
 
 }  // namespace somfs::fs

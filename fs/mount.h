@@ -55,6 +55,7 @@ class Mount {
   Mount(const Backing& backing, Chain chain);
   void serve(std::stop_token stop);
   void end_workers();
+  void reap(bool wait);
 
   const Backing& backing_;
   const Chain chain_;
@@ -69,6 +70,7 @@ class Mount {
   CondVar ended_;
   unsigned serving_ GUARDED_BY(mutex_) = 0;
   int failure_ GUARDED_BY(mutex_) = 0;
+  std::vector<pid_t> late_ GUARDED_BY(mutex_);  // children of barriers that ran out of time
 };
 
 // Best effort, as root: memory locked, spared by the out-of-memory killer, as many descriptors as allowed. The number of O_PATH
