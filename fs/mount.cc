@@ -157,7 +157,8 @@ void Mount::serve(std::stop_token stop) {
       failure = -n;
       break;
     }
-    fuse_session_process_buf(session_, &buf);
+    if (!passthrough_->answer_statx(fuse_session_fd(session_), buf.mem, static_cast<std::size_t>(n)))
+      fuse_session_process_buf(session_, &buf);
   }
   ::free(buf.mem);
   Lock l(mutex_);

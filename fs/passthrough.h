@@ -70,6 +70,8 @@ class Passthrough {
   void forget(fuse_ino_t ino, std::uint64_t count);
   void getattr(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi);
   void readlink(fuse_req_t req, fuse_ino_t ino);
+  // Answers the request if it is one for extended attributes of stat (statx_ops.cc); false: it is another.
+  bool answer_statx(int fuse_fd, const void* message, std::size_t size);
   void statfs(fuse_req_t req, fuse_ino_t ino);
   void getxattr(fuse_req_t req, fuse_ino_t ino, const char* name, std::size_t size);
   void listxattr(fuse_req_t req, fuse_ino_t ino, std::size_t size);
