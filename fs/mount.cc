@@ -106,8 +106,8 @@ std::size_t settle_process() {
 
 Mount::Mount(const Backing& backing, Chain chain) : backing_(backing), chain_(std::move(chain)) {}
 
-Result<std::unique_ptr<Mount>> Mount::open(const Backing& backing, const MountOptions& options, Chain chain, PreImages* pre_images,
-                                           ChangeSink* sink, VirtualTree* tree) {
+Result<std::unique_ptr<Mount>> Mount::open(const Backing& backing, const MountOptions& options, Chain chain,
+                                           PreImages* pre_images, ChangeSink* sink, VirtualTree* tree) {
   std::unique_ptr<Mount> m(new Mount(backing, std::move(chain)));
   Look root;
   if (int e = look(backing.fd(), "", &root); e != 0) return fail_errno("cannot stat", printable(backing.dir()), e);
@@ -136,7 +136,8 @@ Result<std::unique_ptr<Mount>> Mount::open(const Backing& backing, const MountOp
     return fail(Exit::temporary, "cannot mount at", printable(backing.mountpoint()), "the kernel or fusermount3 refused",
                 "see the line above, and whether /dev/fuse may be opened");
   m->mounted_ = true;
-  if (int e = m->negotiation_->attach(m->session_); e != 0) return fail_errno("cannot serve", printable(backing.mountpoint()), -e);
+  if (int e = m->negotiation_->attach(m->session_); e != 0)
+    return fail_errno("cannot serve", printable(backing.mountpoint()), -e);
   return m;
 }
 

@@ -20,7 +20,8 @@ struct fuse_session;
 namespace somfs::fs {
 
 struct MountOptions {
-  std::vector<std::string> options;   // as after -o: "ro", "allow_other", "noatime", "fsname=..."; what libfuse or the kernel do not know is refused
+  std::vector<std::string>
+      options;  // as after -o: "ro", "allow_other", "noatime", "fsname=..."; what libfuse or the kernel do not know is refused
   bool allow_other = true;            // root only
   bool read_only = false;
   bool writeback = false;             // faster small writes; a snapshot is then at best what a power cut would leave
@@ -36,8 +37,8 @@ class Mount {
  public:
   // Mounts. `backing` is borrowed and outlives this, as does everything else handed in; sink, pre_images and tree may be null.
   // The journal and the store can be opened beneath backing.fd() before.
-  static Result<std::unique_ptr<Mount>> open(const Backing& backing, const MountOptions& options, Chain chain, PreImages* pre_images,
-                                             ChangeSink* sink, VirtualTree* tree);
+  static Result<std::unique_ptr<Mount>> open(const Backing& backing, const MountOptions& options, Chain chain,
+                                             PreImages* pre_images, ChangeSink* sink, VirtualTree* tree);
   ~Mount();
   Mount(const Mount&) = delete;
   Mount& operator=(const Mount&) = delete;
