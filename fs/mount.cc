@@ -21,6 +21,7 @@
 #include "common/log.h"
 #include "common/printable.h"
 #include "fs/caller.h"
+#include "fs/mount_table.h"
 #include "fs/passthrough.h"
 
 extern char** environ;
@@ -88,6 +89,13 @@ int flush_all(const char* mountpoint, const std::vector<FlushItem>& items) {
   return result;
 }
 
+// "MAJOR:MINOR" of the topmost mount there; empty: none.
+std::string device_on_top_of(const std::string& where) {
+  std::vector<MountEntry> all = mount_table();
+  auto top = std::find_if(all.rbegin(), all.rend(), [&](const MountEntry& m) { return m.where == where; });
+  return top != all.rend() ? top->device : std::string();
+}
+
 }  // namespace
 
 std::size_t settle_process() {
@@ -135,7 +143,7 @@ Result<std::unique_ptr<Mount>> Mount::open(const Backing& backing, const MountOp
   if (fuse_session_mount(m->session_, backing.mountpoint().c_str()) != 0)
     return fail(Exit::temporary, "cannot mount at", printable(backing.mountpoint()), "the kernel or fusermount3 refused",
                 "see the line above, and whether /dev/fuse may be opened");
-  m->mounted_ = true;
+  m->device_ = device_on_top_of(backing.mountpoint());
   if (int e = m->negotiation_->attach(m->session_); e != 0)
     return fail_errno("cannot serve", printable(backing.mountpoint()), -e);
   return m;
@@ -143,7 +151,7 @@ Result<std::unique_ptr<Mount>> Mount::open(const Backing& backing, const MountOp
 
 Mount::~Mount() {
   if (session_ == nullptr) return;
-  if (mounted_) fuse_session_unmount(session_);
+  if (is_mounted()) fuse_session_unmount(session_);
   fuse_session_destroy(session_);
   reap(true);  // the connection is gone, and with it what they waited for
 }
@@ -199,6 +207,8 @@ Status Mount::run() {
   return {};
 }
 
+bool Mount::is_mounted() const { return !device_.empty() && device_on_top_of(backing_.mountpoint()) == device_; }
+
 void Mount::end_workers() {
   Lock l(mutex_);
   fuse_session_exit(session_);
@@ -207,9 +217,10 @@ void Mount::end_workers() {
 
 void Mount::stop() {
   const char* where = backing_.mountpoint().c_str();
+  // What is mounted there may be the protected file system itself, when ours has gone already.
+  if (!is_mounted()) return end_workers();
   if (acts_for_others()) {
     if (::umount2(where, UMOUNT_NOFOLLOW) == 0) return;
-    if (errno != EBUSY) return end_workers();  // gone already
     barrier(std::chrono::seconds(5));
     ::umount2(where, MNT_DETACH | UMOUNT_NOFOLLOW);
   } else {

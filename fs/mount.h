@@ -20,8 +20,7 @@ struct fuse_session;
 namespace somfs::fs {
 
 struct MountOptions {
-  std::vector<std::string>
-      options;  // as after -o: "ro", "allow_other", "noatime", "fsname=..."; what libfuse or the kernel do not know is refused
+  std::vector<std::string> options;   // as after -o: "noatime", "nosuid"; what libfuse and the kernel do not know is refused
   bool allow_other = true;            // root only
   bool read_only = false;
   bool writeback = false;             // faster small writes; a snapshot is then at best what a power cut would leave
@@ -55,6 +54,7 @@ class Mount {
  private:
   Mount(const Backing& backing, Chain chain);
   void serve(std::stop_token stop);
+  bool is_mounted() const;
   void end_workers();
   void reap(bool wait);
 
@@ -65,7 +65,7 @@ class Mount {
   SessionData data_;
   fuse_session* session_ = nullptr;
   unsigned threads_ = 0;
-  bool mounted_ = false;
+  std::string device_;  // of our mount: how it is told from what else may be mounted there
 
   Mutex mutex_;
   CondVar ended_;

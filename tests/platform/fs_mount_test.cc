@@ -481,6 +481,30 @@ TEST(Mount, DeadMountIsReplacedAndLiveOneRefused) {
   EXPECT_EQ(again.error().exit, Exit::locked);
 }
 
+// The protected directory may be a mount point of its own: stopping, in whatever way, leaves it mounted.
+TEST(Mount, StopLeavesTheFileSystemBeneath) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  ASSERT_EQ(::mount("tmpfs", s.path.c_str(), "tmpfs", 0, "size=1m"), 0);
+  spill(s.path + "/f", "x");
+  {
+    Mounted m(s.path);
+    ASSERT_TRUE(m.mount);
+    EXPECT_EQ(slurp(s.path + "/f"), "x");
+    ASSERT_EQ(::umount2(s.path.c_str(), 0), 0);
+  }
+  EXPECT_EQ(slurp(s.path + "/f"), "x");
+  {
+    Mounted m(s.path);
+    Fd busy(::open((s.path + "/f").c_str(), O_RDWR));
+    m.mount->stop();
+    m.server.join();
+    EXPECT_EQ(slurp(s.path + "/f"), "x");
+  }
+  EXPECT_EQ(slurp(s.path + "/f"), "x");
+  ::umount2(s.path.c_str(), MNT_DETACH);
+}
+
 TEST(Mount, RefusesWhatItCannotProtect) {
   SOMFS_NEEDS_MOUNTS();
   Scratch s;
