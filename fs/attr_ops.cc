@@ -39,7 +39,8 @@ void Passthrough::setattr(fuse_req_t req, fuse_ino_t ino, struct stat* attr, int
     return;
   }
   OpenFile* file = fi != nullptr && node(ino).kind == Kind::file ? reinterpret_cast<OpenFile*>(fi->fh) : nullptr;
-  admit(sizeof(SetAttr), SetAttr{req, node(ino), file, *attr, to_set, Negotiation::request_kills_set_ids()}, &Passthrough::do_setattr);
+  admit(sizeof(SetAttr), SetAttr{req, node(ino), file, *attr, to_set, Negotiation::request_kills_set_ids()},
+        &Passthrough::do_setattr);
 }
 
 int Passthrough::set_size(SetAttr& r, Node& n, int fd, const std::string& path) {
@@ -68,7 +69,8 @@ int Passthrough::set_size(SetAttr& r, Node& n, int fd, const std::string& path) 
 
 int Passthrough::set_owner_and_mode(SetAttr& r, Node& n, int fd, const std::string& path) {
   if (is_chown(r.to_set)) {
-    // The kernel above us checks who may change an owner, but not who may make set-id bits fall by changing none: a stranger has no effect.
+    // The kernel above us checks who may change an owner, but not who may make set-id bits fall by changing none: a stranger
+    // has no effect.
     uid_t caller = fuse_req_ctx(r.req)->uid;
     struct stat st;
     mode_t left = 0;

@@ -151,7 +151,8 @@ std::vector<OpenBeneath> open_for_writing_beneath(const std::string& dir) {
     std::ifstream maps(base + "/maps");
     for (std::string line; std::getline(maps, line);) {
       std::size_t at = line.find('/');
-      if (at != std::string::npos && line.find(" rw-s ") != std::string::npos && beneath(line.substr(at), dir)) add(line.substr(at));
+      if (at != std::string::npos && line.find(" rw-s ") != std::string::npos && beneath(line.substr(at), dir))
+        add(line.substr(at));
     }
   });
   return out;

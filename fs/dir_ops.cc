@@ -19,10 +19,7 @@ bool is_dots(const char* name) { return name[0] == '.' && (name[1] == '\0' || (n
 void Passthrough::opendir(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
   if (is_virtual(ino)) return virtual_opendir(req, ino, fi);
   Node& n = node(ino);
-  PathFd path = nodes_.path(n);
-  Fd fd;
-  if (path) fd = Fd(::openat(path->get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!fd && (errno == EMFILE || errno == ENFILE) && nodes_.shrink()) fd = Fd(::openat(path->get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  Fd fd = open_node(n, O_RDONLY | O_DIRECTORY);
   DIR* stream = fd ? ::fdopendir(fd.get()) : nullptr;
   if (stream == nullptr) {
     fuse_reply_err(req, errno);

@@ -46,7 +46,7 @@ struct Operation {
   ObjectId object;                       // whose data or attributes change; for create the new object, known in after()
   const Handle* handle = nullptr;        // of `object`, may be null
   int fd = -1;                           // of `object`: readable for data verbs, O_PATH may do for attributes
-  Extent extent;                         // write, allocate, copy_range: the range; truncate: off = new size, len = what is cut off
+  Extent extent;  // write, allocate, copy_range: the range; truncate: off = new size, len = what is cut off
   bool size_may_change = false;
   Promise promise = Promise::soon;
   std::span<const std::byte> payload;    // the bytes of a write

@@ -232,7 +232,8 @@ bool Passthrough::falling_set_ids(fuse_req_t req, int fd, mode_t* mode) {
   if (::fstatat(fd, "", &st, AT_EMPTY_PATH) != 0 || (st.st_mode & (S_ISUID | S_ISGID)) == 0) return false;
   *mode = st.st_mode & 07777 & ~static_cast<mode_t>(S_ISUID);
   // Without group execution the bit is not one of privilege: it stays for members of the group.
-  if ((*mode & S_ISGID) != 0 && ((*mode & S_IXGRP) != 0 || !caller_in_group(req, st.st_gid))) *mode &= ~static_cast<mode_t>(S_ISGID);
+  if ((*mode & S_ISGID) != 0 && ((*mode & S_IXGRP) != 0 || !caller_in_group(req, st.st_gid)))
+    *mode &= ~static_cast<mode_t>(S_ISGID);
   return *mode != (st.st_mode & 07777);
 }
 

@@ -8,6 +8,7 @@
 #include <spawn.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -20,6 +21,7 @@
 #include "common/log.h"
 #include "common/printable.h"
 #include "fs/caller.h"
+#include "fs/mount_table.h"
 #include "fs/passthrough.h"
 
 extern char** environ;
@@ -87,6 +89,13 @@ int flush_all(const char* mountpoint, const std::vector<FlushItem>& items) {
   return result;
 }
 
+// "MAJOR:MINOR" of the topmost mount there; empty: none.
+std::string device_on_top_of(const std::string& where) {
+  std::vector<MountEntry> all = mount_table();
+  auto top = std::find_if(all.rbegin(), all.rend(), [&](const MountEntry& m) { return m.where == where; });
+  return top != all.rend() ? top->device : std::string();
+}
+
 }  // namespace
 
 std::size_t settle_process() {
@@ -105,8 +114,8 @@ std::size_t settle_process() {
 
 Mount::Mount(const Backing& backing, Chain chain) : backing_(backing), chain_(std::move(chain)) {}
 
-Result<std::unique_ptr<Mount>> Mount::open(const Backing& backing, const MountOptions& options, Chain chain, PreImages* pre_images,
-                                           ChangeSink* sink, VirtualTree* tree) {
+Result<std::unique_ptr<Mount>> Mount::open(const Backing& backing, const MountOptions& options, Chain chain,
+                                           PreImages* pre_images, ChangeSink* sink, VirtualTree* tree) {
   std::unique_ptr<Mount> m(new Mount(backing, std::move(chain)));
   Look root;
   if (int e = look(backing.fd(), "", &root); e != 0) return fail_errno("cannot stat", printable(backing.dir()), e);
@@ -134,15 +143,17 @@ Result<std::unique_ptr<Mount>> Mount::open(const Backing& backing, const MountOp
   if (fuse_session_mount(m->session_, backing.mountpoint().c_str()) != 0)
     return fail(Exit::temporary, "cannot mount at", printable(backing.mountpoint()), "the kernel or fusermount3 refused",
                 "see the line above, and whether /dev/fuse may be opened");
-  m->mounted_ = true;
-  if (int e = m->negotiation_->attach(m->session_); e != 0) return fail_errno("cannot serve", printable(backing.mountpoint()), -e);
+  m->device_ = device_on_top_of(backing.mountpoint());
+  if (int e = m->negotiation_->attach(m->session_); e != 0)
+    return fail_errno("cannot serve", printable(backing.mountpoint()), -e);
   return m;
 }
 
 Mount::~Mount() {
   if (session_ == nullptr) return;
-  if (mounted_) fuse_session_unmount(session_);
+  if (is_mounted()) fuse_session_unmount(session_);
   fuse_session_destroy(session_);
+  reap(true);  // the connection is gone, and with it what they waited for
 }
 
 void Mount::serve(std::stop_token stop) {
@@ -155,7 +166,8 @@ void Mount::serve(std::stop_token stop) {
       failure = -n;
       break;
     }
-    fuse_session_process_buf(session_, &buf);
+    if (!passthrough_->answer_statx(fuse_session_fd(session_), buf.mem, static_cast<std::size_t>(n)))
+      fuse_session_process_buf(session_, &buf);
   }
   ::free(buf.mem);
   Lock l(mutex_);
@@ -195,6 +207,8 @@ Status Mount::run() {
   return {};
 }
 
+bool Mount::is_mounted() const { return !device_.empty() && device_on_top_of(backing_.mountpoint()) == device_; }
+
 void Mount::end_workers() {
   Lock l(mutex_);
   fuse_session_exit(session_);
@@ -203,9 +217,10 @@ void Mount::end_workers() {
 
 void Mount::stop() {
   const char* where = backing_.mountpoint().c_str();
+  // What is mounted there may be the protected file system itself, when ours has gone already.
+  if (!is_mounted()) return end_workers();
   if (acts_for_others()) {
     if (::umount2(where, UMOUNT_NOFOLLOW) == 0) return;
-    if (errno != EBUSY) return end_workers();  // gone already
     barrier(std::chrono::seconds(5));
     ::umount2(where, MNT_DETACH | UMOUNT_NOFOLLOW);
   } else {
@@ -235,17 +250,30 @@ bool Mount::barrier(std::chrono::milliseconds longest) {
     items.push_back(std::move(item));
   });
   if (items.empty()) return true;
+  reap(false);
   pid_t child = ::fork();
   if (child < 0) return false;
-  if (child == 0) ::_exit(flush_all(backing_.mountpoint().c_str(), items));
+  if (child == 0) {
+    // It must neither outlive the daemon nor keep the connection to the kernel open.
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    ::close(fuse_session_fd(session_));
+    ::_exit(flush_all(backing_.mountpoint().c_str(), items));
+  }
   Fd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, child, 0)));
   pollfd p{pidfd.get(), POLLIN, 0};
   bool in_time = pidfd && ::poll(&p, 1, static_cast<int>(longest.count())) == 1;
-  if (!in_time) ::kill(child, SIGKILL);
   int status = 0;
-  while (::waitpid(child, &status, in_time ? 0 : WNOHANG) < 0 && errno == EINTR) {
-  }
-  return in_time && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+  if (in_time) return ::waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+  // It dies when the request it waits for is answered: nobody waits for that here.
+  ::kill(child, SIGKILL);
+  Lock l(mutex_);
+  late_.push_back(child);
+  return false;
+}
+
+void Mount::reap(bool wait) {
+  Lock l(mutex_);
+  std::erase_if(late_, [&](pid_t pid) { return ::waitpid(pid, nullptr, wait ? 0 : WNOHANG) != 0; });
 }
 
 }  // namespace somfs::fs

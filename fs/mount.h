@@ -20,7 +20,7 @@ struct fuse_session;
 namespace somfs::fs {
 
 struct MountOptions {
-  std::vector<std::string> options;   // as after -o: "ro", "allow_other", "noatime", "fsname=..."; what libfuse or the kernel do not know is refused
+  std::vector<std::string> options;   // as after -o: "noatime", "nosuid"; what libfuse and the kernel do not know is refused
   bool allow_other = true;            // root only
   bool read_only = false;
   bool writeback = false;             // faster small writes; a snapshot is then at best what a power cut would leave
@@ -36,8 +36,8 @@ class Mount {
  public:
   // Mounts. `backing` is borrowed and outlives this, as does everything else handed in; sink, pre_images and tree may be null.
   // The journal and the store can be opened beneath backing.fd() before.
-  static Result<std::unique_ptr<Mount>> open(const Backing& backing, const MountOptions& options, Chain chain, PreImages* pre_images,
-                                             ChangeSink* sink, VirtualTree* tree);
+  static Result<std::unique_ptr<Mount>> open(const Backing& backing, const MountOptions& options, Chain chain,
+                                             PreImages* pre_images, ChangeSink* sink, VirtualTree* tree);
   ~Mount();
   Mount(const Mount&) = delete;
   Mount& operator=(const Mount&) = delete;
@@ -54,7 +54,9 @@ class Mount {
  private:
   Mount(const Backing& backing, Chain chain);
   void serve(std::stop_token stop);
+  bool is_mounted() const;
   void end_workers();
+  void reap(bool wait);
 
   const Backing& backing_;
   const Chain chain_;
@@ -63,12 +65,13 @@ class Mount {
   SessionData data_;
   fuse_session* session_ = nullptr;
   unsigned threads_ = 0;
-  bool mounted_ = false;
+  std::string device_;  // of our mount: how it is told from what else may be mounted there
 
   Mutex mutex_;
   CondVar ended_;
   unsigned serving_ GUARDED_BY(mutex_) = 0;
   int failure_ GUARDED_BY(mutex_) = 0;
+  std::vector<pid_t> late_ GUARDED_BY(mutex_);  // children of barriers that ran out of time
 };
 
 // Best effort, as root: memory locked, spared by the out-of-memory killer, as many descriptors as allowed. The number of O_PATH

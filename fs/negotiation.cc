@@ -62,12 +62,12 @@ int Negotiation::attach(fuse_session* session) {
 }
 
 void Negotiation::init(fuse_conn_info* conn) {
-  unsigned wanted = FUSE_CAP_ASYNC_READ | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK | FUSE_CAP_READDIRPLUS |
-                    FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_ASYNC_DIO | FUSE_CAP_IOCTL_DIR | FUSE_CAP_SPLICE_WRITE |
-                    FUSE_CAP_CACHE_SYMLINKS;
+  unsigned wanted = FUSE_CAP_ASYNC_READ | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK |
+                    FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_ASYNC_DIO | FUSE_CAP_IOCTL_DIR |
+                    FUSE_CAP_SPLICE_WRITE | FUSE_CAP_CACHE_SYMLINKS;
   if (writeback_) wanted |= FUSE_CAP_WRITEBACK_CACHE;
-  // Not AUTO_INVAL_DATA: nothing changes beneath the mount, and it makes stat wait behind a frozen writer. Not ATOMIC_O_TRUNC: an open
-  // changes nothing, so that it never waits for the gate. Not SPLICE_READ: the layers look at the bytes of a write.
+  // Not AUTO_INVAL_DATA: nothing changes beneath the mount, and it makes stat wait behind a frozen writer. Not ATOMIC_O_TRUNC:
+  // an open changes nothing, so that it never waits for the gate. Not SPLICE_READ: the layers look at the bytes of a write.
   conn->want = conn->capable & wanted;
   conn->max_write = kMaxWrite;
   conn->max_readahead = kMaxWrite;

@@ -23,7 +23,9 @@ fuse_lowlevel_ops table() {
     fuse_reply_none(r);
   };
   o.getattr = [](fuse_req_t r, fuse_ino_t ino, fuse_file_info* fi) { of(r).getattr(r, ino, fi); };
-  o.setattr = [](fuse_req_t r, fuse_ino_t ino, struct stat* st, int what, fuse_file_info* fi) { of(r).setattr(r, ino, st, what, fi); };
+  o.setattr = [](fuse_req_t r, fuse_ino_t ino, struct stat* st, int what, fuse_file_info* fi) {
+    of(r).setattr(r, ino, st, what, fi);
+  };
   o.readlink = [](fuse_req_t r, fuse_ino_t ino) { of(r).readlink(r, ino); };
   o.mknod = [](fuse_req_t r, fuse_ino_t p, const char* name, mode_t mode, dev_t dev) { of(r).make(r, p, name, mode, dev, ""); };
   o.mkdir = [](fuse_req_t r, fuse_ino_t p, const char* name, mode_t mode) { of(r).make(r, p, name, mode | S_IFDIR, 0, ""); };
@@ -34,7 +36,9 @@ fuse_lowlevel_ops table() {
     of(r).rename(r, p, name, p2, name2, flags);
   };
   o.link = [](fuse_req_t r, fuse_ino_t ino, fuse_ino_t p, const char* name) { of(r).link(r, ino, p, name); };
-  o.create = [](fuse_req_t r, fuse_ino_t p, const char* name, mode_t mode, fuse_file_info* fi) { of(r).create(r, p, name, mode, fi); };
+  o.create = [](fuse_req_t r, fuse_ino_t p, const char* name, mode_t mode, fuse_file_info* fi) {
+    of(r).create(r, p, name, mode, fi);
+  };
   o.open = [](fuse_req_t r, fuse_ino_t ino, fuse_file_info* fi) { of(r).open(r, ino, fi); };
   o.release = [](fuse_req_t r, fuse_ino_t ino, fuse_file_info* fi) { of(r).release(r, ino, fi); };
   o.read = [](fuse_req_t r, fuse_ino_t ino, std::size_t n, off_t off, fuse_file_info* fi) { of(r).read(r, ino, n, off, fi); };
@@ -43,7 +47,9 @@ fuse_lowlevel_ops table() {
   };
   o.fsync = [](fuse_req_t r, fuse_ino_t ino, int data, fuse_file_info* fi) { of(r).fsync(r, ino, data != 0, fi); };
   o.opendir = [](fuse_req_t r, fuse_ino_t ino, fuse_file_info* fi) { of(r).opendir(r, ino, fi); };
-  o.readdir = [](fuse_req_t r, fuse_ino_t ino, std::size_t n, off_t off, fuse_file_info* fi) { of(r).readdir(r, ino, n, off, fi, false); };
+  o.readdir = [](fuse_req_t r, fuse_ino_t ino, std::size_t n, off_t off, fuse_file_info* fi) {
+    of(r).readdir(r, ino, n, off, fi, false);
+  };
   o.readdirplus = [](fuse_req_t r, fuse_ino_t ino, std::size_t n, off_t off, fuse_file_info* fi) {
     of(r).readdir(r, ino, n, off, fi, true);
   };
@@ -61,8 +67,9 @@ fuse_lowlevel_ops table() {
   o.fallocate = [](fuse_req_t r, fuse_ino_t ino, int mode, off_t off, off_t n, fuse_file_info* fi) {
     of(r).fallocate(r, ino, mode, off, n, fi);
   };
-  o.copy_file_range = [](fuse_req_t r, fuse_ino_t, off_t off_in, fuse_file_info* in, fuse_ino_t, off_t off_out, fuse_file_info* out,
-                         std::size_t n, int flags) { of(r).copy_file_range(r, in, off_in, out, off_out, n, flags); };
+  o.copy_file_range = [](fuse_req_t r, fuse_ino_t, off_t off_in, fuse_file_info* in, fuse_ino_t, off_t off_out,
+                         fuse_file_info* out, std::size_t n,
+                         int flags) { of(r).copy_file_range(r, in, off_in, out, off_out, n, flags); };
   o.lseek = [](fuse_req_t r, fuse_ino_t ino, off_t off, int whence, fuse_file_info* fi) { of(r).lseek(r, ino, off, whence, fi); };
   return o;
 }

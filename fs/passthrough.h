@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The end of the filter: the operations of the mount, carried out over the backing directory through descriptors. Every
-// operation that changes something passes the admission first (it may be parked there, never blocking the thread), takes the locks of
-// what it changes, runs the layers' before(), the system call, the layers' after(), drops the locks and replies.
+// operation that changes something passes the admission first (it may be parked there, never blocking the thread), takes the
+// locks of what it changes, runs the layers' before(), the system call, the layers' after(), drops the locks and replies.
 // Threads: everything may be called from any number of threads.
 // Errors: the application sees the errno of the backing file system.
 #pragma once
@@ -70,6 +70,8 @@ class Passthrough {
   void forget(fuse_ino_t ino, std::uint64_t count);
   void getattr(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi);
   void readlink(fuse_req_t req, fuse_ino_t ino);
+  // Answers the request if it is one for extended attributes of stat (statx_ops.cc); false: it is another.
+  bool answer_statx(int fuse_fd, const void* message, std::size_t size);
   void statfs(fuse_req_t req, fuse_ino_t ino);
   void getxattr(fuse_req_t req, fuse_ino_t ino, const char* name, std::size_t size);
   void listxattr(fuse_req_t req, fuse_ino_t ino, std::size_t size);
@@ -77,8 +79,8 @@ class Passthrough {
   void setattr(fuse_req_t req, fuse_ino_t ino, struct stat* attr, int to_set, fuse_file_info* fi);
   void setxattr(fuse_req_t req, fuse_ino_t ino, const char* name, const char* value, std::size_t size, int flags);
   void removexattr(fuse_req_t req, fuse_ino_t ino, const char* name);
-  void ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, fuse_file_info* fi, unsigned flags, const void* in, std::size_t in_size,
-             std::size_t out_size);
+  void ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, fuse_file_info* fi, unsigned flags, const void* in,
+             std::size_t in_size, std::size_t out_size);
   // Open files and their data (data_ops.cc).
   void open(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi);
   void release(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi);
@@ -86,7 +88,8 @@ class Passthrough {
   void write(fuse_req_t req, fuse_ino_t ino, const char* buf, std::size_t size, off_t off, fuse_file_info* fi);
   void fsync(fuse_req_t req, fuse_ino_t ino, bool data_only, fuse_file_info* fi);
   void fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, fuse_file_info* fi);
-  void copy_file_range(fuse_req_t req, fuse_file_info* in, off_t off_in, fuse_file_info* out, off_t off_out, std::size_t len, int flags);
+  void copy_file_range(fuse_req_t req, fuse_file_info* in, off_t off_in, fuse_file_info* out, off_t off_out, std::size_t len,
+                       int flags);
   void lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, fuse_file_info* fi);
   // Directories (dir_ops.cc).
   void opendir(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi);

@@ -43,7 +43,8 @@ class RecordingSink : public ChangeSink {
   }
   void accept(const Change& c, std::span<const std::byte> payload) noexcept override {
     Lock l(mutex_);
-    seen_.push_back({c.what, c.object, c.extent, c.kind, c.parent, std::string(c.name), c.old, c.handle != nullptr && !c.handle->empty(),
+    seen_.push_back({c.what, c.object, c.extent, c.kind, c.parent, std::string(c.name), c.old,
+                     c.handle != nullptr && !c.handle->empty(),
                      std::string(reinterpret_cast<const char*>(payload.data()), payload.size())});
   }
   void make_marks_durable() noexcept override {

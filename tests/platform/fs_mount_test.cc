@@ -228,6 +228,95 @@ TEST(Mount, HolesAreTold) {
   EXPECT_EQ(st.st_blocks, 8);
 }
 
+TEST(Mount, BirthTimesAreTold) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  spill(s.path + "/f", "x");
+  auto plain = [&] { return inode_at(AT_FDCWD, s.path + "/f")->id; };
+  ObjectId beneath = plain();
+  Mounted m(s.path);
+  ASSERT_TRUE(m.mount);
+  EXPECT_EQ(plain(), beneath);
+}
+
+// A root with one directory that holds one file and a link to it.
+class FakeTree : public VirtualTree {
+ public:
+  NodeId root() override { return 1; }
+  int lookup(NodeId dir, std::string_view name, NodeId* id, struct stat* attr) override {
+    *id = dir == 1 && name == "snapshots" ? 2 : dir == 2 && name == "file" ? 3 : dir == 2 && name == "link" ? 4 : 0;
+    return *id == 0 ? ENOENT : getattr(*id, attr);
+  }
+  void forget(NodeId, std::uint64_t) override {}
+  int getattr(NodeId id, struct stat* attr) override {
+    *attr = {};
+    attr->st_ino = 1000 + id;
+    attr->st_mode = id < 3 ? S_IFDIR | 0755 : id == 3 ? S_IFREG | 0644 : S_IFLNK | 0777;
+    attr->st_nlink = 1;
+    attr->st_size = id == 3 ? 4 : 0;
+    return 0;
+  }
+  int list(NodeId dir, std::vector<Entry>* entries) override {
+    if (dir == 1) *entries = {{"snapshots", 1002, S_IFDIR}};
+    if (dir == 2) *entries = {{"file", 1003, S_IFREG}, {"link", 1004, S_IFLNK}};
+    return 0;
+  }
+  int open(NodeId id, std::uint64_t* handle) override {
+    *handle = id;
+    return 0;
+  }
+  void close(std::uint64_t) override {}
+  int read(std::uint64_t, void* buf, std::size_t n, std::uint64_t off, std::size_t* got) override {
+    *got = off < 4 ? std::min<std::size_t>(n, 4 - off) : 0;
+    std::memcpy(buf, &"past"[off < 4 ? off : 0], *got);
+    return 0;
+  }
+  int readlink(NodeId, std::string* target) override {
+    *target = "file";
+    return 0;
+  }
+  int getxattr(NodeId, std::string_view name, std::string* value) override {
+    *value = "v";
+    return name == "user.x" ? 0 : ENODATA;
+  }
+  int listxattr(NodeId, std::string* names) override {
+    names->assign("user.x\0", 7);
+    return 0;
+  }
+};
+
+TEST(Mount, ShowsTheVirtualTree) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  FakeTree tree;
+  MountedWith with;
+  with.tree = &tree;
+  Mounted m(s.path, with);
+  ASSERT_TRUE(m.mount);
+  std::string in = s.path + "/.somfs/snapshots";
+  EXPECT_TRUE(names_in(s.path).empty());
+  EXPECT_EQ(names_in(s.path + "/.somfs"), (std::vector<std::string>{"snapshots"}));
+  EXPECT_EQ(names_in(in), (std::vector<std::string>{"file", "link"}));
+  EXPECT_EQ(slurp(in + "/file"), "past");
+  EXPECT_EQ(slurp(in + "/link"), "past");
+  char value[8];
+  EXPECT_EQ(::getxattr((in + "/file").c_str(), "user.x", value, sizeof value), 1);
+  Fd fd(::open((in + "/file").c_str(), O_RDONLY));
+  EXPECT_EQ(::lseek(fd.get(), 0, SEEK_HOLE), 4);
+  EXPECT_FALSE(Fd(::open((in + "/file").c_str(), O_RDWR)));
+  EXPECT_EQ(errno, EROFS);
+  EXPECT_EQ(::unlink((in + "/file").c_str()), -1);
+  EXPECT_EQ(errno, EROFS);
+  EXPECT_EQ(::mkdir((in + "/d").c_str(), 0755), -1);
+  EXPECT_EQ(errno, EROFS);
+  EXPECT_EQ(::chmod((in + "/file").c_str(), 0600), -1);
+  EXPECT_EQ(errno, EROFS);
+  EXPECT_EQ(::rename((in + "/file").c_str(), (s.path + "/f").c_str()), -1);
+  struct stat st;
+  ASSERT_EQ(::stat((in + "/file").c_str(), &st), 0);
+  EXPECT_EQ(st.st_ino, 1003u);
+}
+
 TEST(Mount, FlagsOfFiles) {
   SOMFS_NEEDS_MOUNTS();
   Scratch s;
@@ -390,6 +479,30 @@ TEST(Mount, DeadMountIsReplacedAndLiveOneRefused) {
   auto again = Backing::open({s.path, {}, {}, false});
   ASSERT_FALSE(again);
   EXPECT_EQ(again.error().exit, Exit::locked);
+}
+
+// The protected directory may be a mount point of its own: stopping, in whatever way, leaves it mounted.
+TEST(Mount, StopLeavesTheFileSystemBeneath) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  ASSERT_EQ(::mount("tmpfs", s.path.c_str(), "tmpfs", 0, "size=1m"), 0);
+  spill(s.path + "/f", "x");
+  {
+    Mounted m(s.path);
+    ASSERT_TRUE(m.mount);
+    EXPECT_EQ(slurp(s.path + "/f"), "x");
+    ASSERT_EQ(::umount2(s.path.c_str(), 0), 0);
+  }
+  EXPECT_EQ(slurp(s.path + "/f"), "x");
+  {
+    Mounted m(s.path);
+    Fd busy(::open((s.path + "/f").c_str(), O_RDWR));
+    m.mount->stop();
+    m.server.join();
+    EXPECT_EQ(slurp(s.path + "/f"), "x");
+  }
+  EXPECT_EQ(slurp(s.path + "/f"), "x");
+  ::umount2(s.path.c_str(), MNT_DETACH);
 }
 
 TEST(Mount, RefusesWhatItCannotProtect) {

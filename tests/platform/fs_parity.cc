@@ -35,7 +35,8 @@ void become(uid_t uid, gid_t gid, std::vector<gid_t> groups) {
 
 class Player {
  public:
-  Player(const std::string& root, const ParityOptions& o) : options_(o), random_(o.seed), dir_(::open(root.c_str(), O_RDONLY | O_DIRECTORY)) {}
+  Player(const std::string& root, const ParityOptions& o)
+      : options_(o), random_(o.seed), dir_(::open(root.c_str(), O_RDONLY | O_DIRECTORY)) {}
 
   std::vector<Outcome> play() {
     for (unsigned i = 0; i < options_.calls; ++i) {
@@ -76,7 +77,8 @@ class Player {
 
   void note(std::string call, long result, std::string more = {}) {
     int e = errno;
-    log_.push_back({fmt::format("{} {:o} {}", who_, mask_, call), fmt::format("{}{}", result < 0 ? std::string(std::strerror(e)) : std::to_string(result), more)});
+    log_.push_back({fmt::format("{} {:o} {}", who_, mask_, call),
+                    fmt::format("{}{}", result < 0 ? std::string(std::strerror(e)) : std::to_string(result), more)});
   }
 
   int slot() { return static_cast<int>(pick(kSlots)); }
@@ -163,7 +165,8 @@ class Player {
     std::string data(1 + pick(9000), '\0');
     ssize_t n = ::pread(open_[s].get(), data.data(), data.size(), off);
     note(fmt::format("pread {} {} {}", s, off, data.size()), n,
-         fmt::format(" {:x}", n > 0 ? std::hash<std::string_view>()(std::string_view(data).substr(0, static_cast<std::size_t>(n))) : 0));
+         fmt::format(" {:x}",
+                     n > 0 ? std::hash<std::string_view>()(std::string_view(data).substr(0, static_cast<std::size_t>(n))) : 0));
   }
   void seek_some() {
     int s = slot();
@@ -206,7 +209,8 @@ class Player {
   void rename_name() {
     std::string from = path();
     std::string to = path();
-    static const unsigned flags[] = {0, 0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT, RENAME_NOREPLACE | RENAME_EXCHANGE};
+    static const unsigned flags[] = {
+        0, 0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT, RENAME_NOREPLACE | RENAME_EXCHANGE};
     unsigned f = flags[pick(7)];
     note(fmt::format("rename {} {} {}", from, to, f), ::renameat2(dir_.get(), from.c_str(), dir_.get(), to.c_str(), f));
   }
@@ -242,7 +246,8 @@ class Player {
     struct stat st = {};
     if (r == 0 && ::fstatat(dir_.get(), p.c_str(), &st, flags) == 0)
       for (int i : {0, 1})
-        if (t[i].tv_nsec < 1000000000) more += fmt::format(" {}.{}", (i == 0 ? st.st_atim : st.st_mtim).tv_sec, (i == 0 ? st.st_atim : st.st_mtim).tv_nsec);
+        if (t[i].tv_nsec < 1000000000)
+          more += fmt::format(" {}.{}", (i == 0 ? st.st_atim : st.st_mtim).tv_sec, (i == 0 ? st.st_atim : st.st_mtim).tv_nsec);
     errno = e;
     note(fmt::format("utimens {} {} {} {}", p, t[0].tv_nsec, t[1].tv_nsec, flags), r, more);
   }
@@ -290,7 +295,8 @@ class Player {
     int flags = chance(30) ? XATTR_CREATE : chance(30) ? XATTR_REPLACE : 0;
     Fd keep;
     std::string at = opened(p, &keep);
-    note(fmt::format("setxattr {} {} {} {}", p, n, v.size(), flags), keep ? ::setxattr(at.c_str(), n.c_str(), v.data(), v.size(), flags) : -1);
+    note(fmt::format("setxattr {} {} {} {}", p, n, v.size(), flags),
+         keep ? ::setxattr(at.c_str(), n.c_str(), v.data(), v.size(), flags) : -1);
   }
   void remove_attribute() {
     std::string p = path();
@@ -307,8 +313,11 @@ class Player {
       std::uint32_t id;
     };
     constexpr std::uint32_t none = 0xffffffff;
-    Entry entries[] = {{1, 7, none}, {2, static_cast<std::uint16_t>(pick(8)), 1002}, {4, static_cast<std::uint16_t>(pick(8)), none},
-                       {16, static_cast<std::uint16_t>(pick(8)), none}, {32, static_cast<std::uint16_t>(pick(8)), none}};
+    Entry entries[] = {{1, 7, none},
+                       {2, static_cast<std::uint16_t>(pick(8)), 1002},
+                       {4, static_cast<std::uint16_t>(pick(8)), none},
+                       {16, static_cast<std::uint16_t>(pick(8)), none},
+                       {32, static_cast<std::uint16_t>(pick(8)), none}};
     std::string v("\2\0\0\0", 4);
     v.append(reinterpret_cast<const char*>(entries), sizeof entries);
     const char* n = chance(50) ? "system.posix_acl_default" : "system.posix_acl_access";
@@ -322,7 +331,8 @@ class Player {
     int r = ::fstatat(dir_.get(), p.c_str(), &st, AT_SYMLINK_NOFOLLOW);
     std::string more;
     if (r == 0)
-      more = fmt::format(" {:o} {} {} {} {}", st.st_mode, st.st_nlink, st.st_uid, st.st_gid, S_ISDIR(st.st_mode) ? 0 : st.st_size);
+      more =
+          fmt::format(" {:o} {} {} {} {}", st.st_mode, st.st_nlink, st.st_uid, st.st_gid, S_ISDIR(st.st_mode) ? 0 : st.st_size);
     note("stat " + p, r, more);
   }
 
@@ -382,7 +392,9 @@ void describe(int dirfd, const std::string& path, std::vector<std::string>* out)
 
 }  // namespace
 
-std::vector<Outcome> run_random_calls(const std::string& root, const ParityOptions& options) { return Player(root, options).play(); }
+std::vector<Outcome> run_random_calls(const std::string& root, const ParityOptions& options) {
+  return Player(root, options).play();
+}
 
 std::vector<std::string> describe_tree(const std::string& root) {
   std::vector<std::string> out;

@@ -26,7 +26,8 @@ struct ParityOptions {
 // Runs beneath `root`, which exists and is empty.
 std::vector<Outcome> run_random_calls(const std::string& root, const ParityOptions& options);
 
-// The whole tree, one line per entry: kind, mode, owner, links, size, target, extended attributes, data and the times that were set.
+// The whole tree, one line per entry: kind, mode, owner, links, size, target, extended attributes, data and the times that were
+// set.
 std::vector<std::string> describe_tree(const std::string& root);
 
 }  // namespace somfs::fs::test
