@@ -186,7 +186,7 @@ Result<Config> parse_config(const std::string& text, const std::string& file) {
     for (const auto& w : *writers) {
       SOMFS_TRY_ASSIGN(WriterConfig one, parse_writer(*w.as_table(), file));
       if (one.name.empty()) {
-        auto alike = std::count_if(c.writers.begin(), c.writers.end(), [&](const WriterConfig& w) { return w.type == one.type; });
+        auto alike = std::count_if(c.writers.begin(), c.writers.end(), [&](const WriterConfig& other) { return other.type == one.type; });
         one.name = alike == 0 ? one.type : one.type + "-" + std::to_string(alike + 1);
       }
       c.writers.push_back(std::move(one));

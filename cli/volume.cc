@@ -316,7 +316,7 @@ Status Volume::Impl::open_parts() {
     synced_seq = seq;
     return {};
   };
-  a.quiet = [this] { return journal->changes_in_epoch() == 0 && gate->idle(); };
+  a.quiet = [this] { return gate->idle() && journal->changes_in_epoch() == 0; };
   a.rotate = [this] { return journal->rotate(); };
   a.take = [this](const std::string& name, std::uint64_t epoch) { return store->take(name, epoch); };
   a.cancel = [this](const std::string& name) { store->cancel(name); };
@@ -445,7 +445,7 @@ Json Volume::Impl::status() {
   v["reserve_bytes"] = options.config.reserve_bytes(static_cast<std::uint64_t>(space.f_blocks) * space.f_frsize);
   v["writers"] = writers_json(coordinator->last_writers());
   auto force = mount->in_force();
-  v["in_force"] = {{"killpriv_v2", force.killpriv_v2}, {"parallel_dirops", force.parallel_dirops}, {"passthrough_reads", force.passthrough}, {"posix_acl", force.posix_acl},
+  v["in_force"] = {{"killpriv_v2", force.killpriv_v2}, {"parallel_dirops", force.parallel_dirops}, {"posix_acl", force.posix_acl},
                    {"readdirplus", force.readdirplus}, {"file_handles", force.by_handle}, {"tmpfile", force.tmpfile}, {"writeback", force.writeback}, {"max_write", force.max_write}};
   v["warning"] = options.writeback ? "writeback mode: writers are not stopped at a cut; a snapshot is at best what a power cut would leave" : "";
   return v;
