@@ -31,6 +31,11 @@ void Cow::before(const Operation& op) noexcept {
       for (int i = 0; i < op.name_count; ++i) {
         const NameChange& n = op.names[i];
         pre_images_.before_attr(n.parent, n.parent_fd);
+        // An object that gains or loses a name has another link count afterwards.
+        if (op.verb == Verb::link) pre_images_.before_attr(op.object, op.fd);
+        if (n.before && !n.after && n.before_fd >= 0 && op.verb != Verb::rename) pre_images_.before_attr(n.before, n.before_fd);
+        if (op.verb == Verb::rename && i == 1 && n.before && !op.names[0].after && n.before_fd >= 0)
+          pre_images_.before_attr(n.before, n.before_fd);
         pre_images_.before_name(n.parent, n.parent_fd, n.name, n.before, n.before_handle, n.before_fd, n.last);
       }
       break;
