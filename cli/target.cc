@@ -71,6 +71,18 @@ class Paced final : public replicator::Transport {
   std::atomic<bool> closed_{false};
 };
 
+// What a mirror that does not exist yet would say: it is empty. For a dry run, which makes nothing.
+Status serve_nothing(replicator::Transport& transport) {
+  for (;;) {
+    SOMFS_TRY_ASSIGN(replicator::Message m, transport.receive());
+    if (m.type == replicator::MessageType::bye) return {};
+    if (m.type != replicator::MessageType::hello) return fail(Exit::temporary, "nothing can be sent to a mirror that does not exist");
+    replicator::Welcome w;
+    w.mirror = Uuid::random();
+    SOMFS_TRY(transport.send({replicator::MessageType::welcome, replicator::encode(w)}));
+  }
+}
+
 }  // namespace
 
 Result<Target> parse_target(const std::string& text) {
@@ -110,8 +122,14 @@ Result<std::unique_ptr<replicator::Transport>> MirrorLink::connect_in_process() 
     Lock lock(mutex_);
     far_ = std::move(ends.second);
   }
-  serving_ = std::thread([this, far] {
-    auto mode = create_ ? replicator::Mirror::Mode::create : replicator::Mirror::Mode::existing;
+  const bool missing = missing_ == Missing::pretend && ::access(target_.path.c_str(), F_OK) != 0 && errno == ENOENT;
+  serving_ = std::thread([this, far, missing] {
+    if (missing) {
+      served_ = serve_nothing(*far);
+      far->close();
+      return;
+    }
+    auto mode = missing_ == Missing::make ? replicator::Mirror::Mode::create : replicator::Mirror::Mode::existing;
     served_ = replicator::serve(*far, [&] { return replicator::Mirror::open(target_.path, mode); });
     far->close();
   });
@@ -138,7 +156,7 @@ Result<std::unique_ptr<replicator::Transport>> MirrorLink::connect_over_ssh() {
   const char* program = std::getenv("SOMFS_REMOTE_MIRRORD");
   words.push_back(target_.host);
   words.push_back(std::string(program != nullptr ? program : "somfs-mirrord") + " --stdio --store " + quoted(target_.path) +
-                  (create_ ? " --create" : ""));
+                  (missing_ == Missing::make ? " --create" : ""));
   std::vector<char*> argv;
   for (std::string& w : words) argv.push_back(w.data());
   argv.push_back(nullptr);

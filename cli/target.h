@@ -26,8 +26,9 @@ Result<Target> parse_target(const std::string& text);
 // Conversations with the mirror, one after the other: in this process for a directory, over a spawned ssh else.
 class MirrorLink {
  public:
-  // `create`: a mirror directory that does not exist is made.
-  MirrorLink(Target target, bool create, std::uint64_t bwlimit) : target_(std::move(target)), create_(create), bwlimit_(bwlimit) {}
+  // A mirror directory that does not exist is made, stands for an empty one, or is an error.
+  enum class Missing { make, pretend, refuse };
+  MirrorLink(Target target, Missing missing, std::uint64_t bwlimit) : target_(std::move(target)), missing_(missing), bwlimit_(bwlimit) {}
   ~MirrorLink();
   MirrorLink(const MirrorLink&) = delete;
   MirrorLink& operator=(const MirrorLink&) = delete;
@@ -45,7 +46,7 @@ class MirrorLink {
   Result<std::unique_ptr<replicator::Transport>> connect_in_process();
   Result<std::unique_ptr<replicator::Transport>> connect_over_ssh();
   const Target target_;
-  const bool create_;
+  const Missing missing_;
   const std::uint64_t bwlimit_;
   Mutex mutex_;
   std::unique_ptr<replicator::Transport> far_ GUARDED_BY(mutex_);

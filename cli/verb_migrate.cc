@@ -89,7 +89,7 @@ Result<Exit> migrate(const Options& o, Terminal& t) {
   auto start = Steady::now();
   replicator::Progress progress;
   progress.phase = "snapshot";
-  MirrorLink link(target, !o.dry_run, bwlimit);
+  MirrorLink link(target, o.dry_run ? MirrorLink::Missing::pretend : MirrorLink::Missing::make, bwlimit);
   Interrupt interrupt([&] {
     progress.cancelled = true;
     link.interrupt();

@@ -5,7 +5,7 @@
 . "$(dirname "$0")/lib.sh"
 
 d=$scratch/vol m=$scratch/mirror
-treegen "$d" --seed 7 --files 150 --profile odd
+make_tree "$d" --seed 7 --files 150 --profile odd
 start() { check "mounts" somfs "$d"; }
 stop() { check "unmounts" somfs-ctl umount "$d"; }
 migrated() { # migrated STRATEGY

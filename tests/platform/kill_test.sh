@@ -9,7 +9,7 @@ RANDOM=$seed
 d=$scratch/vol m=$scratch/mirror
 mkdir "$d"
 check "mounts" somfs "$d"
-treegen "$d/bulk" --seed "$seed" --files 300 --profile mixed
+make_tree "$d/bulk" --seed "$seed" --files 300 --profile mixed
 mkdir "$d/o"
 kills=0
 for i in $(seq "$rounds"); do

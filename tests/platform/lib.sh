@@ -36,8 +36,12 @@ trap 'exit 130' INT TERM HUP
 check() { # check "what" command...: the command must succeed
     what=$1
     shift
-    if "$@" >"$scratch/out" 2>"$scratch/err"; then return 0; fi
-    echo "FAILED: $what (exit $?): $*"
+    # What the command before printed stays readable while this one runs.
+    "$@" >"$scratch/out.new" 2>"$scratch/err"
+    code=$?
+    mv "$scratch/out.new" "$scratch/out"
+    [ "$code" = 0 ] && return 0
+    echo "FAILED: $what (exit $code): $*"
     sed 's/^/    /' "$scratch/out" "$scratch/err" | head -20
     failures=$((failures + 1))
     return 1
@@ -54,6 +58,7 @@ code_is() { # code_is N command...: the command must exit with N, with at most o
         return 1
     fi
 }
+make_tree() { mkdir -p "$1" && treegen "$@"; }
 same() { # same "what" A B
     [ "$2" = "$3" ] && return 0
     echo "FAILED: $1: '$2' is not '$3'"

@@ -27,7 +27,7 @@ for _ in $(seq 50); do $SOMFS_SSH root@127.0.0.1 true 2>/dev/null && break; slee
 $SOMFS_SSH root@127.0.0.1 true || skip "sshd does not let root in here: $(tail -1 "$scratch/sshd.log")"
 
 d=$scratch/vol m=$scratch/mirror t=ssh://root@127.0.0.1$scratch/mirror
-treegen "$d" --seed 3 --files 200 --profile odd
+make_tree "$d" --seed 3 --files 200 --profile odd
 check "mounts" somfs "$d"
 check "full" somfs-ctl migrate "$d" "$t" --json
 same "strategy" "$(field strategy <"$scratch/out")" full

@@ -143,7 +143,7 @@ class World {
       (void)serve(*t, [&] { return Mirror::open(mirror(), Mirror::Mode::existing); });
       t->close();
     });
-    auto report = replicator::verify(source, *mine, progress);
+    auto report = replicator::verify(source, *mine, {}, progress);
     EXPECT_TRUE(report) << report.error().line();
     return report.value_or(VerifyReport());
   }
