@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <sys/mount.h>
+#include <poll.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "cli/verb.h"
@@ -18,10 +19,13 @@ void add_umount(CLI::App& app, Run& run) {
     run = [o](Terminal& t) -> Result<Exit> {
       SOMFS_TRY_ASSIGN(Mounted m, find_mounted(o->dir));
       SOMFS_TRY_ASSIGN(Connection c, connect_to(m));
+      Fd process(static_cast<int>(::syscall(SYS_pidfd_open, m.pid, 0)));
       SOMFS_TRY(c.send({{"verb", "umount"}}));
       SOMFS_TRY_ASSIGN(Json answer, answer_of(c.receive()));
-      // The process holds the connection open until the journal is marked clean and it is gone.
-      (void)c.receive();
+      // Done when the process is gone: the journal is marked clean then, and nothing of it is open any more.
+      pollfd gone{process.get(), POLLIN, 0};
+      if (process && ::poll(&gone, 1, 60'000) == 0)
+        return fail(Exit::temporary, "still stopping:", printable(m.dir), "files in it are in use", "wait until they are closed");
       t.result({{"schema", 1}, {"dir", m.dir}, {"unmounted", true}}, "");
       return Exit::done;
     };

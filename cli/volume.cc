@@ -2,6 +2,7 @@
 #include "cli/volume.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -70,6 +71,17 @@ Result<Fd> own_directory(int dirfd, const char* name) {
   if (::fstat(fd.get(), &st) != 0) return fail_errno("cannot stat", name);
   if (st.st_uid != ::geteuid()) return fail(Exit::not_allowed, "somfs's own directory belongs to another user:", name, "uid " + std::to_string(st.st_uid));
   return fd;
+}
+
+// One process at a time works on a volume. One that was just unmounted may still be closing its files: it is waited for.
+Status lock_own(int own_fd, const std::string& dir) {
+  for (int tries = 0; ::flock(own_fd, LOCK_EX | LOCK_NB) != 0; ++tries) {
+    if (errno != EWOULDBLOCK && errno != EINTR) return fail_errno("cannot lock", printable(dir));
+    if (tries == 300) return fail(Exit::locked, "another somfs process works on", printable(dir), {}, "see somfs-ctl status");
+    const timespec tick{0, 50'000'000};
+    ::nanosleep(&tick, nullptr);
+  }
+  return {};
 }
 
 const char* to_string(snapshot::Gap g) {
@@ -273,12 +285,14 @@ Status Volume::Impl::open_parts() {
     log::warning("process {} ({}) writes beneath the mount, unseen: {}", o.pid, printable(o.command), printable(o.path));
   {
     // Our own directory is no change that anyone should see.
-    struct stat before{};
+    struct stat before{}, there{};
     (void)::fstat(backing->fd(), &before);
+    const bool fresh = ::fstatat(backing->fd(), ".somfs", &there, AT_SYMLINK_NOFOLLOW) != 0;
     SOMFS_TRY_ASSIGN(own, own_directory(backing->fd(), ".somfs"));
     const timespec times[2] = {before.st_atim, before.st_mtim};
-    (void)::futimens(backing->fd(), times);
+    if (fresh) (void)::futimens(backing->fd(), times);
   }
+  SOMFS_TRY(lock_own(own.get(), options.dir));
   SOMFS_TRY_ASSIGN(journal_dir, own_directory(own.get(), "journal"));
   SOMFS_TRY_ASSIGN(store_dir, own_directory(own.get(), "store"));
 

@@ -7,11 +7,13 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <spawn.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <climits>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -134,6 +136,11 @@ void each_entry(const std::string& path, F take) {
 
 std::vector<OpenBeneath> open_for_writing_beneath(const std::string& dir) {
   std::vector<OpenBeneath> out;
+  // A path alone does not tell: what is still open on a dead mount over the directory has the same one. Our own state may still be open
+  // in a process that is just ending.
+  const std::string own = dir + "/.somfs";
+  struct stat top{};
+  ::stat(dir.c_str(), &top);
   each_entry("/proc", [&](const std::string& pid) {
     if (std::atoi(pid.c_str()) == ::getpid()) return;
     std::string base = "/proc/" + pid;
@@ -146,12 +153,17 @@ std::vector<OpenBeneath> open_for_writing_beneath(const std::string& dir) {
     };
     each_entry(base + "/fd", [&](const std::string& n) {
       std::string path = read_link(base + "/fd/" + n);
-      if (beneath(path, dir) && open_to_write(base + "/fdinfo/" + n)) add(path);
+      struct stat st{};
+      if (beneath(path, dir) && !beneath(path, own) && open_to_write(base + "/fdinfo/" + n) && ::stat((base + "/fd/" + n).c_str(), &st) == 0 &&
+          st.st_dev == top.st_dev)
+        add(path);
     });
     std::ifstream maps(base + "/maps");
     for (std::string line; std::getline(maps, line);) {
       std::size_t at = line.find('/');
-      if (at != std::string::npos && line.find(" rw-s ") != std::string::npos && beneath(line.substr(at), dir))
+      if (at == std::string::npos || line.find(" rw-s ") == std::string::npos || !beneath(line.substr(at), dir) || beneath(line.substr(at), own)) continue;
+      unsigned dev_major = 0, dev_minor = 0;
+      if (std::sscanf(line.c_str(), "%*s %*s %*s %x:%x", &dev_major, &dev_minor) == 2 && makedev(dev_major, dev_minor) == top.st_dev)
         add(line.substr(at));
     }
   });

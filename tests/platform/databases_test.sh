@@ -61,7 +61,7 @@ sqlite_sum() { # of a read-only tree: a copy is opened, as SQLite writes beside 
 pg_sum() {
     [ -n "$pgbin" ] || return 0
     rm -rf "$scratch/p"; cp -a "$1/pg" "$scratch/p"; rm -f "$scratch/p/postmaster.pid"; mkdir -p "$scratch/p.sock"; chown postgres: "$scratch/p.sock"
-    as_pg pg_ctl -D "$scratch/p" -w -t 60 -l "$scratch/p.log" -o "-k $scratch/p.sock -c listen_addresses= -c port=5499" start >/dev/null || { tail -5 "$scratch/p.log"; return 1; }
+    as_pg pg_ctl -D "$scratch/p" -w -t 60 -l "$scratch/p.sock/log" -o "-k $scratch/p.sock -c listen_addresses= -c port=5499" start >/dev/null || { tail -5 "$scratch/p.sock/log"; return 1; }
     got=$(as_pg env PGHOST="$scratch/p.sock" psql -U postgres -p 5499 -Atc 'SELECT sum(money), count(*) FROM account')
     as_pg pg_ctl -D "$scratch/p" -w -m immediate stop >/dev/null
     [ "$got" = "100000|100" ] || { echo "sum is $got"; return 1; }

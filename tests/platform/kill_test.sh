@@ -13,10 +13,10 @@ make_tree "$d/bulk" --seed "$seed" --files 300 --profile mixed
 mkdir "$d/o"
 kills=0
 for i in $(seq "$rounds"); do
-    oracle write "$d/o" --seconds 20 --procs 3 --seed $((seed * 1000 + i)) --resume >"$scratch/oracle.log" 2>&1 &
+    oracle write "$d/o" --seconds 20 --procs 3 --seed $((seed * 1000 + i)) >"$scratch/oracle.log" 2>&1 &
     writer=$!
     started=$writer
-    somfs-ctl migrate "$d" "$m" --quiet >/dev/null 2>"$scratch/err" &
+    somfs-ctl migrate "$d" "$m" --quiet --confirm-removal >/dev/null 2>"$scratch/err" &
     run=$!
     sleep "0.$((RANDOM % 1000))"
     if [ $((RANDOM % 3)) = 0 ]; then
@@ -31,7 +31,7 @@ for i in $(seq "$rounds"); do
     else
         kill -9 "$run" 2>/dev/null && kills=$((kills + 1))
         wait "$run" 2>/dev/null
-        check "round $i: the run goes on" somfs-ctl migrate "$d" "$m" --quiet
+        check "round $i: the run goes on" somfs-ctl migrate "$d" "$m" --quiet --confirm-removal
         check "round $i: mirror is one instant" oracle check "$m/tree/o"
         kill "$writer" 2>/dev/null; wait "$writer" 2>/dev/null
         rm -rf "$d/o"; mkdir "$d/o"

@@ -26,7 +26,7 @@ last=0
 for i in $(seq "$rounds"); do
     check "snapshot $i" somfs-ctl snapshot create "$d" --name "s$i" --json || continue
     check "snapshot $i is one instant" oracle check "$d/.somfs/snapshots/s$i" || continue
-    check "migrates $i" somfs-ctl migrate "$d" "$m" --json || continue
+    check "migrates $i" somfs-ctl migrate "$d" "$m" --json --confirm-removal || continue
     cp "$scratch/out" "$scratch/migrate.json"
     check "mirror $i is one instant" oracle check "$m/tree" || continue
     n=$(grep -oE '[0-9]+' "$scratch/out" | head -1)
@@ -36,7 +36,7 @@ done
 check "s1 still is the same instant" oracle check "$d/.somfs/snapshots/s1"
 kill "$writer" 2>/dev/null; wait "$writer" 2>/dev/null
 started=
-check "migrates at rest" somfs-ctl migrate "$d" "$m" --quiet
+check "migrates at rest" somfs-ctl migrate "$d" "$m" --quiet --confirm-removal
 check "mirror equals" treecmp "$d" "$m/tree" --skip .somfs
 check "verify" somfs-ctl verify "$d" "$m"
 echo "rounds $rounds, last number $last"

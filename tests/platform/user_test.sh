@@ -1,7 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # An ordinary user, on a directory of their own: mounts through fusermount3, takes snapshots, migrates, without any privilege.
+# In a mount namespace of its own, where /dev/fuse is open to everybody as on an ordinary machine.
+[ "${1:-}" = inside ] || exec unshare -m "$0" inside
 . "$(dirname "$0")/lib.sh"
+mknod "$scratch/fuse" c 10 229 && chmod 666 "$scratch/fuse" && mount --bind "$scratch/fuse" /dev/fuse || skip "cannot make a /dev/fuse for everybody"
 command -v fusermount3 >/dev/null || skip "needs fusermount3 (package fuse3)"
 chmod 755 "$scratch"
 home=$scratch/home
