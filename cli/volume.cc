@@ -402,7 +402,9 @@ Result<snapshot::CutReport> Volume::Impl::cut(snapshot::SnapshotInfo info, bool 
   request.hold_ms = options.config.hold_ms;
   request.requester_pid = requester;
   cut_info = std::move(info);
-  return coordinator->cut(request);
+  auto report = coordinator->cut(request);
+  if (report) store->set_consistency(request.name, report->consistency);
+  return report;
 }
 
 Result<Json> Volume::Impl::snapshot_create(const Json& request) {
@@ -431,7 +433,11 @@ Json Volume::Impl::status() {
          {"freeze_ms", {{"count", h.count()}, {"min", h.min()}, {"mean", h.mean()}, {"p50", h.percentile(0.5)}, {"p99", h.percentile(0.99)}, {"max", h.max()}}}};
   Json mirrors = Json::array();
   for (const auto& t : journal->targets()) {
-    bool clean = !t.gap && t.acked_epoch + 1 == journal->epoch() && journal->changes_in_epoch() == 0;
+    bool clean = false;
+    if (!t.gap && t.acked_epoch != 0 && journal->changes_in_epoch() == 0) {
+      auto since = journal->dirty_since(t.acked_epoch, journal->epoch() - 1);
+      clean = since && since->empty();
+    }
     Json m{{"target", t.target}, {"state", locks.held(t.target) ? "MIGRATING" : t.gap ? "GAP" : clean ? "SYNCED" : "BEHIND"}, {"epoch", t.acked_epoch}};
     double lag = clean ? 0 : t.acked_cut_ns == 0 ? -1 : static_cast<double>(clock.wall_ns() - t.acked_cut_ns) / 1e9;
     m["acked_lag_s"] = lag < 0 ? Json(nullptr) : Json(lag);
