@@ -349,6 +349,7 @@ Status Volume::Impl::open_parts() {
   m.writeback = options.writeback;
   m.read_only = options.read_only;
   m.allow_other = options.allow_other;
+  m.options = options.mount_options;
   m.fsname = options.dir;
   SOMFS_TRY_ASSIGN(mount, fs::Mount::open(*backing, m, fs::Chain(gate.get(), {cow.get(), capture.get()}), store.get(), journal.get(), tree.get()));
   last_change_seen_ns = clock.mono_ns();
