@@ -70,13 +70,13 @@ int Passthrough::set_size(SetAttr& r, Node& n, int fd, const std::string& path) 
 int Passthrough::set_owner_and_mode(SetAttr& r, Node& n, int fd, const std::string& path) {
   if (is_chown(r.to_set)) {
     // The kernel above us checks who may change an owner, but not who may make set-id bits fall by changing none: a stranger
-    // has no effect.
+    // may not. While the file is open for writing the request may as well announce a fallocate: then it has no effect.
     uid_t caller = fuse_req_ctx(r.req)->uid;
     struct stat st;
     mode_t left = 0;
     if ((r.to_set & kOwner) == 0 && caller != 0 && acts_for_others() && n.kind != Kind::dir &&
         ::fstatat(fd, "", &st, AT_EMPTY_PATH) == 0 && st.st_uid != caller && falling_set_ids(r.req, fd, &left))
-      return 0;
+      return writers_.contains(&n) ? 0 : EPERM;
     clear_privileges(r.req, n, fd, fuse_req_ctx(r.req)->uid != 0);
     uid_t uid = (r.to_set & FUSE_SET_ATTR_UID) != 0 ? r.attr.st_uid : static_cast<uid_t>(-1);
     gid_t gid = (r.to_set & FUSE_SET_ATTR_GID) != 0 ? r.attr.st_gid : static_cast<gid_t>(-1);

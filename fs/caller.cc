@@ -22,6 +22,7 @@ namespace {
 struct ThreadState {
   mode_t umask = 0;
   std::uint64_t permitted = 0;
+  bool reserve = true;  // whether CAP_SYS_RESOURCE is in effect: room reserved for root, no quota
 
   ThreadState() {
     if (::unshare(CLONE_FS) == 0) ::umask(0);
@@ -37,9 +38,21 @@ struct ThreadState {
     umask = mask;
   }
 
-  // All that is permitted, but for CAP_FSETID.
-  void keep_capabilities() const {
-    std::uint64_t effective = permitted & ~(1ull << CAP_FSETID);
+  // All that is permitted, but for CAP_FSETID and what only root may use up.
+  void keep_capabilities() {
+    reserve = false;
+    set_effective(permitted & ~(1ull << CAP_FSETID | 1ull << CAP_SYS_RESOURCE));
+  }
+
+  // A call only when the kind of caller changes.
+  void use_reserve(bool use) {
+    if (use == reserve) return;
+    reserve = use;
+    set_effective(use ? permitted : permitted & ~(1ull << CAP_SYS_RESOURCE));
+  }
+
+ private:
+  void set_effective(std::uint64_t effective) const {
     __user_cap_header_struct head{_LINUX_CAPABILITY_VERSION_3, 0};
     __user_cap_data_struct data[2] = {};
     data[0].permitted = static_cast<std::uint32_t>(permitted);
@@ -91,6 +104,8 @@ ActAs::ActAs(fuse_req_t req, mode_t mode) {
     ::syscall(SYS_setfsuid, ctx->uid);
     user_ = true;
     thread.keep_capabilities();
+  } else {
+    thread.use_reserve(true);
   }
 }
 
@@ -98,6 +113,19 @@ ActAs::~ActAs() {
   if (user_) ::syscall(SYS_setfsuid, 0);  // brings the dropped capability back
   if (group_) ::syscall(SYS_setfsgid, 0);
   if (groups_) ::syscall(SYS_setgroups, 0, nullptr);
+}
+
+ChargeTo::ChargeTo(fuse_req_t req, bool ordinary) {
+  uid_t uid = fuse_req_ctx(req)->uid;
+  if (!acts_for_others()) return;
+  user_ = ordinary && uid != 0;
+  thread_state().use_reserve(!user_);
+  // ext4 gives its reserve to a user id as well as to a capability: root's, unless told otherwise.
+  if (user_) ::syscall(SYS_setfsuid, uid);
+}
+
+ChargeTo::~ChargeTo() {
+  if (user_) ::syscall(SYS_setfsuid, 0);
 }
 
 bool caller_in_group(fuse_req_t req, gid_t group) {

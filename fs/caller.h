@@ -29,6 +29,20 @@ class ActAs {
   bool groups_ = false;
 };
 
+// While it lives, what this thread writes is charged to the caller: an ordinary user gets nothing of the room that is reserved for
+// root, and quotas hold. `ordinary` is what the kernel told of the caller, for others nothing changes. For writing through
+// descriptors only: the thread's capabilities over files rest meanwhile.
+class ChargeTo {
+ public:
+  ChargeTo(fuse_req_t req, bool ordinary);
+  ~ChargeTo();
+  ChargeTo(const ChargeTo&) = delete;
+  ChargeTo& operator=(const ChargeTo&) = delete;
+
+ private:
+  bool user_ = false;
+};
+
 // Whether the caller belongs to the group. Asks /proc: for rare paths.
 bool caller_in_group(fuse_req_t req, gid_t group);
 

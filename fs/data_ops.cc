@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "fs/caller.h"
 #include "fs/passthrough.h"
 
 namespace somfs::fs {
@@ -188,12 +189,14 @@ void Passthrough::do_write(Write& r) {
     op.promise = file.prompt ? Promise::now : Promise::soon;
     op.payload = std::as_bytes(std::span(data, r.size));
     chain_.before(op);
-    do {
-      put = ::pwrite(file.fd.get(), data, r.size, r.off);
-    } while (put < 0 && errno == EINTR);
-    if (put < 0) {
-      err = errno;
-    } else {
+    {
+      ChargeTo caller(r.req, r.kill);
+      do {
+        put = ::pwrite(file.fd.get(), data, r.size, r.off);
+      } while (put < 0 && errno == EINTR);
+      if (put < 0) err = errno;
+    }
+    if (err == 0) {
       op.extent.len = static_cast<std::uint64_t>(put);
       op.payload = op.payload.first(static_cast<std::size_t>(put));
       chain_.after(op);
@@ -240,7 +243,8 @@ void Passthrough::do_allocate(Allocate& r) {
   {
     Lock l(n.lock);
     // The kernel does not say whether the caller may leave set-id bits standing: only root may.
-    clear_privileges(r.req, n, fd, negotiation_.killpriv_v2() && fuse_req_ctx(r.req)->uid != 0);
+    bool ordinary = negotiation_.killpriv_v2() && fuse_req_ctx(r.req)->uid != 0;
+    clear_privileges(r.req, n, fd, ordinary);
     Operation op = operation(Verb::allocate, n, r.file.readable());
     op.extent = {static_cast<std::uint64_t>(r.off), static_cast<std::uint64_t>(r.len)};
     // Collapsing and inserting move everything behind the range.
@@ -249,14 +253,13 @@ void Passthrough::do_allocate(Allocate& r) {
     op.size_may_change = (r.mode & FALLOC_FL_KEEP_SIZE) == 0;
     op.promise = r.file.prompt ? Promise::now : Promise::soon;
     chain_.before(op);
-    int result = 0;
-    do {
-      result = ::fallocate(fd, r.mode, r.off, r.len);
-    } while (result != 0 && errno == EINTR);
-    if (result != 0)
-      err = errno;
-    else
-      chain_.after(op);
+    {
+      ChargeTo caller(r.req, ordinary);
+      do {
+        err = ::fallocate(fd, r.mode, r.off, r.len) == 0 ? 0 : errno;
+      } while (err == EINTR);
+    }
+    if (err == 0) chain_.after(op);
   }
   fuse_reply_err(r.req, err);
 }
@@ -283,16 +286,19 @@ void Passthrough::do_copy(CopyRange& r) {
   int err = 0;
   {
     Lock l(n.lock);
-    clear_privileges(r.req, n, r.out.fd.get(), negotiation_.killpriv_v2() && fuse_req_ctx(r.req)->uid != 0);
+    bool ordinary = negotiation_.killpriv_v2() && fuse_req_ctx(r.req)->uid != 0;
+    clear_privileges(r.req, n, r.out.fd.get(), ordinary);
     Operation op = operation(Verb::copy_range, n, r.out.readable());
     op.extent = {static_cast<std::uint64_t>(r.off_out), r.len};
     op.size_may_change = true;
     op.promise = r.out.prompt ? Promise::now : Promise::soon;
     chain_.before(op);
-    put = ::copy_file_range(r.in.fd.get(), &r.off_in, r.out.fd.get(), &r.off_out, r.len, static_cast<unsigned>(r.flags));
-    if (put < 0) {
-      err = errno;
-    } else {
+    {
+      ChargeTo caller(r.req, ordinary);
+      put = ::copy_file_range(r.in.fd.get(), &r.off_in, r.out.fd.get(), &r.off_out, r.len, static_cast<unsigned>(r.flags));
+      if (put < 0) err = errno;
+    }
+    if (err == 0) {
       op.extent.len = static_cast<std::uint64_t>(put);
       chain_.after(op);
     }

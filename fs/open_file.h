@@ -50,6 +50,10 @@ class Writers {
     auto at = open_.find(node);
     if (at != open_.end() && --at->second == 0) open_.erase(at);
   }
+  bool contains(Node* node) {
+    Lock l(mutex_);
+    return open_.contains(node);
+  }
   // `take` runs under the lock that keeps the nodes alive.
   template <typename F>
   void each(F take) {

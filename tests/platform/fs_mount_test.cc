@@ -367,6 +367,32 @@ TEST(Mount, SomebodyElsesWriteClearsSetIds) {
   EXPECT_EQ(seen.back().what, ChangeKind::write);
 }
 
+TEST(Mount, StrangersCannotMakeSetIdsFallWithoutWriting) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  Mounted m(s.path);
+  ASSERT_TRUE(m.mount);
+  std::string f = s.path + "/f";
+  spill(f, "x");
+  ASSERT_EQ(::chmod(f.c_str(), 06777), 0);
+  pid_t child = ::fork();
+  if (child == 0) {
+    if (::setgroups(0, nullptr) != 0 || ::setgid(1001) != 0 || ::setuid(1001) != 0) ::_exit(1);
+    if (::chown(f.c_str(), static_cast<uid_t>(-1), static_cast<gid_t>(-1)) == 0 || errno != EPERM) ::_exit(2);
+    struct stat st;
+    if (::stat(f.c_str(), &st) != 0 || (st.st_mode & 07777) != 06777u) ::_exit(3);
+    // To write is allowed, in whichever way.
+    int fd = ::open(f.c_str(), O_WRONLY);
+    ::_exit(fd >= 0 && ::fallocate(fd, 0, 0, 8192) == 0 ? 0 : 4);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  ASSERT_EQ(WEXITSTATUS(status), 0);
+  struct stat st;
+  ASSERT_EQ(::stat(f.c_str(), &st), 0);
+  EXPECT_EQ(st.st_mode & 07777, 0777u);
+}
+
 TEST(Mount, WritesTakeFileCapabilitiesAway) {
   SOMFS_NEEDS_MOUNTS();
   Scratch s;
