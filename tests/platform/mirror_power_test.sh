@@ -65,11 +65,7 @@ judge() {
         [ "${durable[e]}" -le "$at" ] && low=$e
         [ "${began[e]}" -le "$at" ] && high=$e
     done
-    if ! cut "$at" "$2"; then
-        # Before the first sync there may be no file system yet.
-        [ "$low" = 0 ] || same "cut at $at seed $2: mounts" no yes
-        return 0
-    fi
+    cut "$at" "$2" || { same "cut at $at seed $2: mounts" no yes; return 0; }
     if somfs-ctl held list "$m" >"$scratch/out" 2>"$scratch/err"; then
         if [ -z "$(ls -A "$m/tree")" ]; then
             [ "$low" = 0 ] || same "cut at $at seed $2: the mirror" empty "epoch $low or $high"

@@ -27,6 +27,9 @@ record_stop() {
 }
 cut() { # cut K SEED: the image that remains, mounted at $disk
     recdev cut --image "$scratch/base.img" --log "$scratch/log" --at "$1" --seed "$2" --out "$scratch/cut.img" >"$scratch/out" || return 1
-    mount -o loop "$scratch/cut.img" "$disk"
+    # The image before may still be mounted for a moment in a namespace that is just going, and xfs refuses to see double.
+    for _ in $(seq 50); do mount -o loop "$scratch/cut.img" "$disk" 2>"$scratch/mount.err" && return 0; sleep 0.2; done
+    cat "$scratch/mount.err"
+    return 1
 }
 uncut() { umount "$disk" && rm -f "$scratch/cut.img"; }
