@@ -507,7 +507,11 @@ void Volume::Impl::serve_source(Connection& c, const Json& request) {
   std::string target = request.value("target", ""), snapshot = request.value("snapshot", ""), purpose = request.value("purpose", "");
   TargetLocks::Hold hold;
   if (purpose == "migrate") {
-    hold = locks.take(target);
+    // A run that was killed or lost its link holds the lock until this process has noticed: whoever runs it again is not refused for that.
+    for (int tries = 0; !(hold = locks.take(target)) && tries < 100; ++tries) {
+      const timespec tick{0, 10'000'000};
+      ::nanosleep(&tick, nullptr);
+    }
     if (!hold) {
       (void)c.send(error_json({Exit::locked, 0, "another run is under way to", printable(target), {}, "wait for it, or look at somfs-ctl status"}));
       return;
@@ -556,6 +560,7 @@ void Volume::Impl::serve_source(Connection& c, const Json& request) {
       if (!c.send(reply ? *reply : error_json(reply.error()), fds)) break;
     }
   }
+  hold = {};                                 // removal may take its time, and nobody migrates any more
   if (made) (void)store->remove(snapshot);   // it may have been dropped meanwhile
 }
 
