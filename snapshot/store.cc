@@ -199,12 +199,16 @@ Status Store::take(const std::string& name, std::uint64_t epoch) noexcept {
 }
 
 void Store::cancel(const std::string& name) noexcept {
-  Lock a(impl_->admin);
   {
-    Lock l(impl_->mutex);
-    if (impl_->prepared.erase(name) == 0) return;
+    Lock a(impl_->admin);
+    bool prepared = false;
+    {
+      Lock l(impl_->mutex);
+      prepared = impl_->prepared.erase(name) != 0;
+    }
+    if (prepared) return erase_directory(impl_->dir.get(), dir_name({StoreEntry::State::prepared, 0, name}));
   }
-  erase_directory(impl_->dir.get(), dir_name({StoreEntry::State::prepared, 0, name}));
+  (void)remove(name);
 }
 
 std::vector<SnapshotInfo> Store::list() const {
