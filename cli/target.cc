@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <spawn.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include <boost/filesystem.hpp>
@@ -108,6 +110,33 @@ Result<Target> parse_target(const std::string& text) {
   if (t.path == "/") return fail(Exit::usage, "not a target", "/", "a mirror needs a directory of its own");
   t.text = t.path;
   return t;
+}
+
+Status refuse_overlap(const Target& target, const std::string& dir, const std::string& mountpoint) {
+  if (target.kind != Target::Kind::directory) return {};
+  auto refuse = [&](const char* why) {
+    return fail(Exit::configuration, "refusing the mirror", printable(target.text), why, "choose a directory outside " + printable(dir));
+  };
+  struct stat volume{}, mount{}, there{};
+  if (::stat(dir.c_str(), &volume) != 0 || ::stat(mountpoint.c_str(), &mount) != 0) return fail_errno("cannot stat", printable(dir));
+  // Directories are compared, not spellings: symbolic links and bind mounts lead there as well.
+  auto lies_in = [](std::string path, const struct stat& above) {
+    for (struct stat st{}; path.size() > 1; path = boost::filesystem::path(path).parent_path().string())
+      if (::stat(path.c_str(), &st) == 0) {
+        Fd at(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+        for (ino_t last = 0; at && ::fstat(at.get(), &st) == 0; at = Fd(::openat(at.get(), "..", O_PATH | O_DIRECTORY | O_CLOEXEC))) {
+          if (st.st_dev == above.st_dev && st.st_ino == above.st_ino) return true;
+          if (std::exchange(last, st.st_ino) == st.st_ino) return false;
+        }
+        return false;
+      }
+    return false;
+  };
+  if (lies_in(target.path, volume) || lies_in(target.path, mount)) return refuse("it lies inside the protected directory");
+  // The parent of a mount point is that of what lies beneath: reached by name.
+  if (::stat(target.path.c_str(), &there) == 0 && (lies_in(dir, there) || lies_in(mountpoint, there)))
+    return refuse("the protected directory lies inside it");
+  return {};
 }
 
 Result<std::unique_ptr<replicator::Transport>> MirrorLink::connect() {

@@ -84,6 +84,8 @@ Result<Exit> migrate(const Options& o, Terminal& t) {
   if (!o.bwlimit.empty()) {
     SOMFS_TRY_ASSIGN(bwlimit, parse_bytes(o.bwlimit));
   }
+  SOMFS_TRY_ASSIGN(Mounted mounted, find_mounted(o.dir));
+  SOMFS_TRY(refuse_overlap(target, mounted.dir, mounted.mountpoint));
   SOMFS_TRY_ASSIGN(double quiet, parse_seconds(o.idle));
   if (o.when_idle) SOMFS_TRY(wait_until_idle(o.dir, quiet, o.idle_wait, t));
 
@@ -119,8 +121,9 @@ Result<Exit> migrate(const Options& o, Terminal& t) {
     return fail(Exit::interrupted, "interrupted", printable(o.dir), "the mirror keeps its last epoch", "run it again: it continues");
   Status finished = link.finish();
   if (!report) return pass_on(MirrorLink::telling(std::move(report).error(), finished));
-  if (!o.dry_run && !report->held) SOMFS_TRY(lease.acknowledge(report->mirror, report->epoch));
+  // First, so that no kill in between makes the mirror look complete; an acknowledgement does not clear a later flag.
   if (!o.dry_run && !report->unreadable.empty()) SOMFS_TRY(lease.flag_gap());
+  if (!o.dry_run && !report->held) SOMFS_TRY(lease.acknowledge(report->mirror, report->epoch));
 
   double seconds = since(start);
   Json unreadable = Json::array();

@@ -595,7 +595,9 @@ Volume::~Volume() = default;
 
 Status Volume::run() {
   Status s = impl_->mount->run();
-  // The mount is gone: nothing changes any more. Requests under way are ended before the parts they use.
+  // The mount is gone, and with what was parked when the connection broke nothing changes any more. Requests under way are ended
+  // before the parts they use.
+  impl_->gate->settle();
   if (impl_->housekeeper.joinable()) {
     impl_->housekeeper.request_stop();
     impl_->housekeeper.join();

@@ -108,7 +108,7 @@ void Passthrough::do_setattr(SetAttr& r) {
       Operation op = operation(Verb::set_attr, n, fd->get());
       chain_.before(op);
       err = set_owner_and_mode(r, n, fd->get(), path);
-      if (err == 0) chain_.after(op);
+      chain_.after(op);  // also when the second of several steps failed
     }
     if (err == 0) err = attributes(fd->get(), "", &seen);
   }

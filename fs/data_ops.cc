@@ -62,7 +62,7 @@ OpenFile* Passthrough::opened(Node& n, Fd fd, int flags) {
   file->prompt = (flags & (O_DSYNC | O_SYNC | O_DIRECT)) != 0;
   nodes_.opened(n);
   if (file->writes) writers_.add(&n);
-  if (file->writes && file->direct) file->plain = open_node(n, O_RDONLY);
+  if (file->direct) file->plain = open_node(n, (flags & O_ACCMODE) == O_RDONLY ? O_RDONLY : O_RDWR);
   return file;
 }
 
@@ -111,12 +111,14 @@ void Passthrough::release(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
 void Passthrough::read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t off, fuse_file_info* fi) {
   if (is_virtual(ino)) return virtual_read(req, size, off, fi);
   OpenFile& file = file_of(fi);
-  if (size >= kSpliceFrom && !file.direct) {
+  const bool direct = file.is_direct(fi->flags);
+  const int fd = file.data_fd(fi->flags);
+  if (size >= kSpliceFrom && !direct) {
     fuse_bufvec buf = {};
     buf.count = 1;
     buf.buf[0].size = size;
     buf.buf[0].flags = static_cast<fuse_buf_flags>(FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK);
-    buf.buf[0].fd = file.fd.get();
+    buf.buf[0].fd = fd;
     buf.buf[0].pos = off;
     fuse_reply_data(req, &buf, static_cast<fuse_buf_copy_flags>(0));
     return;
@@ -128,12 +130,12 @@ void Passthrough::read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t o
   }
   std::size_t got = 0;
   int err = 0;
-  if (file.direct) {
-    ssize_t n = ::pread(file.fd.get(), mem, size, off);
+  if (direct) {
+    ssize_t n = ::pread(fd, mem, size, off);
     err = n < 0 ? errno : 0;
     got = n < 0 ? 0 : static_cast<std::size_t>(n);
   } else {
-    err = pread_all(file.fd.get(), mem, size, static_cast<std::uint64_t>(off), &got);
+    err = pread_all(fd, mem, size, static_cast<std::uint64_t>(off), &got);
   }
   if (err != 0)
     fuse_reply_err(req, err);
@@ -147,6 +149,7 @@ struct Passthrough::Write {
   const char* data;
   std::size_t size;
   off_t off;
+  int flags;
   bool kill;
   std::unique_ptr<char[]> copy;
   void keep() {
@@ -162,14 +165,15 @@ void Passthrough::write(fuse_req_t req, fuse_ino_t ino, const char* buf, std::si
     return;
   }
   bool kill = Negotiation::request_kills_set_ids() && fi->writepage == 0;
-  admit(size + sizeof(Write), Write{req, file_of(fi), buf, size, off, kill, nullptr}, &Passthrough::do_write);
+  admit(size + sizeof(Write), Write{req, file_of(fi), buf, size, off, fi->flags, kill, nullptr}, &Passthrough::do_write);
 }
 
 void Passthrough::do_write(Write& r) {
   OpenFile& file = r.file;
   Node& n = *file.node;
   const char* data = r.data;
-  if (file.direct) {
+  const int fd = file.data_fd(r.flags);
+  if (file.is_direct(r.flags)) {
     char* aligned = thread_buffer(r.size);
     if (aligned == nullptr) {
       fuse_reply_err(r.req, ENOMEM);
@@ -186,13 +190,14 @@ void Passthrough::do_write(Write& r) {
     Operation op = operation(Verb::write, n, file.readable());
     op.extent = {static_cast<std::uint64_t>(r.off), r.size};
     op.size_may_change = true;
-    op.promise = file.prompt ? Promise::now : Promise::soon;
+    // The flags of the request: O_DIRECT may have come later, RWF_DSYNC counts for one write.
+    op.promise = file.prompt || (r.flags & (O_SYNC | O_DSYNC | O_DIRECT)) != 0 ? Promise::now : Promise::soon;
     op.payload = std::as_bytes(std::span(data, r.size));
     chain_.before(op);
     {
       ChargeTo caller(r.req, r.kill);
       do {
-        put = ::pwrite(file.fd.get(), data, r.size, r.off);
+        put = ::pwrite(fd, data, r.size, r.off);
       } while (put < 0 && errno == EINTR);
       if (put < 0) err = errno;
     }
@@ -259,7 +264,8 @@ void Passthrough::do_allocate(Allocate& r) {
         err = ::fallocate(fd, r.mode, r.off, r.len) == 0 ? 0 : errno;
       } while (err == EINTR);
     }
-    if (err == 0) chain_.after(op);
+    // For want of room, or on a broken disk, it may have been carried out in part.
+    if (err == 0 || err == ENOSPC || err == EDQUOT || err == EIO) chain_.after(op);
   }
   fuse_reply_err(r.req, err);
 }
@@ -275,8 +281,12 @@ struct Passthrough::CopyRange {
   void keep() {}
 };
 
-void Passthrough::copy_file_range(fuse_req_t req, fuse_file_info* in, off_t off_in, fuse_file_info* out, off_t off_out,
-                                  std::size_t len, int flags) {
+void Passthrough::copy_file_range(fuse_req_t req, fuse_ino_t from, fuse_file_info* in, off_t off_in, fuse_file_info* out,
+                                  off_t off_out, std::size_t len, int flags) {
+  if (is_virtual(from)) {
+    fuse_reply_err(req, EXDEV);  // the kernel then copies by reading and writing; only reading files can be open there
+    return;
+  }
   admit(sizeof(CopyRange), CopyRange{req, file_of(in), off_in, file_of(out), off_out, len, flags}, &Passthrough::do_copy);
 }
 

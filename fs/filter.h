@@ -57,7 +57,8 @@ struct Operation {
 };
 
 // before() runs with the locks of the object or the names held, and must not wait for anything outside the process;
-// after() runs under the same locks, once the system call took effect, before the reply. Not called when it failed.
+// after() runs under the same locks, once the system call took effect, before the reply. Not called when it failed, unless
+// part of it may have taken effect.
 class Layer {
  public:
   virtual ~Layer() = default;

@@ -42,10 +42,9 @@ Gate::Gate(const Clock& clock, Options options) : clock_(clock), options_(option
 }
 
 Gate::~Gate() {
-  thaw();
+  settle();
   {
     Lock l(mutex_);
-    while (queue_.state != FQ_OPEN) changed_.wait(mutex_);
     stop_ = true;
     changed_.notify_all();
   }
@@ -102,7 +101,15 @@ void Gate::run_taken(fq_entry* entry) {
 
 void Gate::leave() {
   Lock l(mutex_);
-  if (fq_leave(&queue_)) changed_.notify_all();
+  if (fq_leave(&queue_) || (settling_ && queue_.in_flight == 0)) changed_.notify_all();
+}
+
+void Gate::settle() {
+  thaw();
+  Lock l(mutex_);
+  settling_ = true;
+  while (queue_.state != FQ_OPEN || queue_.in_flight != 0) changed_.wait(mutex_);
+  settling_ = false;
 }
 
 bool Gate::freeze(unsigned drain_ms, unsigned hold_ms) {

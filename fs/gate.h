@@ -53,6 +53,9 @@ class Gate final : public Admission, public Freezer {
   bool freeze(unsigned drain_ms, unsigned hold_ms) override EXCLUDES(mutex_);
   bool thaw() override EXCLUDES(mutex_);
 
+  // Opens and waits until nothing runs or is parked. For the end, when nothing more arrives.
+  void settle() EXCLUDES(mutex_);
+
   Stats stats() const EXCLUDES(mutex_);
   // No mutation is running or parked. Part of the coordinator's quiet().
   bool idle() const EXCLUDES(mutex_);
@@ -81,6 +84,7 @@ class Gate final : public Admission, public Freezer {
   std::int64_t closed_at_ GUARDED_BY(mutex_) = 0;
   std::uint64_t closes_ GUARDED_BY(mutex_) = 0;          // how often it was closed: knows one freeze from the next
   std::vector<std::int64_t> started_ GUARDED_BY(mutex_);  // per release thread: when it began its operation; INT64_MIN: idle
+  bool settling_ GUARDED_BY(mutex_) = false;             // somebody waits for the last operation in flight
   bool stop_ GUARDED_BY(mutex_) = false;
 
   std::vector<std::jthread> threads_;

@@ -36,22 +36,31 @@ bool Passthrough::is_own_name(fuse_ino_t parent, const char* name) const {
   return parent == FUSE_ROOT_ID && std::strcmp(name, kOwnName) == 0;
 }
 
-void Passthrough::correct(Look& seen) const {
-  if (S_ISDIR(seen.st.st_mode)) {
-    // The root has a subdirectory of ours that nobody sees. Some file systems do not count subdirectories at all.
-    struct stat own;
-    if (seen.st.st_nlink > 2 && seen.id == const_cast<NodeTable&>(nodes_).root().id &&
-        ::fstatat(root_fd_, kOwnName, &own, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(own.st_mode))
-      --seen.st.st_nlink;
-  } else if (pre_images_ != nullptr && seen.st.st_nlink > 0) {
-    seen.st.st_nlink -= std::min<nlink_t>(pre_images_->own_links(seen.id), seen.st.st_nlink);
-  }
+void Passthrough::correct_root(Look& seen) const {
+  // The root has a subdirectory of ours that nobody sees. Some file systems do not count subdirectories at all.
+  struct stat own;
+  if (seen.st.st_nlink > 2 && seen.id == const_cast<NodeTable&>(nodes_).root().id &&
+      ::fstatat(root_fd_, kOwnName, &own, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(own.st_mode))
+    --seen.st.st_nlink;
 }
 
 int Passthrough::attributes(int dirfd, const char* name, Look* out) const {
-  int e = look(dirfd, name, out);
-  if (e == 0) correct(*out);
-  return e;
+  for (int tries = 0;; ++tries) {
+    if (int e = look(dirfd, name, out); e != 0) return e;
+    if (S_ISDIR(out->st.st_mode)) {
+      correct_root(*out);
+      return 0;
+    }
+    const std::uint32_t ours = pre_images_ != nullptr ? pre_images_->own_links(out->id) : 0;
+    if (pre_images_ == nullptr || (ours == 0 && out->st.st_nlink <= 1)) return 0;
+    // The links of the store come and go meanwhile, and the kernel remembers what it is told: counted between two equal answers.
+    Look again;
+    if (int e = look(dirfd, name, &again); e != 0) return e;
+    if (tries < 8 && (again.id != out->id || pre_images_->own_links(again.id) != ours)) continue;
+    *out = again;
+    out->st.st_nlink -= std::min<nlink_t>(ours, out->st.st_nlink);
+    return 0;
+  }
 }
 
 void Passthrough::fill(fuse_entry_param* e, Node& node, const struct stat& st) const {

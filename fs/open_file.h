@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dirent.h>
+#include <fcntl.h>
 
 #include <memory>
 #include <unordered_map>
@@ -17,12 +18,16 @@ namespace somfs::fs {
 struct OpenFile {
   Node* node = nullptr;   // counted
   Fd fd;                  // readable too wherever that is allowed
-  Fd plain;               // the same file without O_DIRECT, when fd has it: pre-images are read through it
+  Fd plain;               // the same file without O_DIRECT, when fd has it: for pre-images, for mapped pages, and for an
+                          // application that takes O_DIRECT back by fcntl(2)
   bool writes = false;
   bool direct = false;    // O_DIRECT: buffers must be aligned
   bool prompt = false;    // O_SYNC, O_DSYNC or O_DIRECT: marks must be durable before a write is issued
 
   int readable() const { return plain ? plain.get() : fd.get(); }
+  // Whether a request with these open flags goes past the page cache beneath.
+  bool is_direct(int flags) const { return direct && ((flags & O_DIRECT) != 0 || !plain); }
+  int data_fd(int flags) const { return is_direct(flags) ? fd.get() : readable(); }
 };
 
 struct OpenDir {

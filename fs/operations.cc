@@ -67,9 +67,9 @@ fuse_lowlevel_ops table() {
   o.fallocate = [](fuse_req_t r, fuse_ino_t ino, int mode, off_t off, off_t n, fuse_file_info* fi) {
     of(r).fallocate(r, ino, mode, off, n, fi);
   };
-  o.copy_file_range = [](fuse_req_t r, fuse_ino_t, off_t off_in, fuse_file_info* in, fuse_ino_t, off_t off_out,
+  o.copy_file_range = [](fuse_req_t r, fuse_ino_t from, off_t off_in, fuse_file_info* in, fuse_ino_t, off_t off_out,
                          fuse_file_info* out, std::size_t n,
-                         int flags) { of(r).copy_file_range(r, in, off_in, out, off_out, n, flags); };
+                         int flags) { of(r).copy_file_range(r, from, in, off_in, out, off_out, n, flags); };
   o.lseek = [](fuse_req_t r, fuse_ino_t ino, off_t off, int whence, fuse_file_info* fi) { of(r).lseek(r, ino, off, whence, fi); };
   return o;
 }

@@ -88,8 +88,8 @@ class Passthrough {
   void write(fuse_req_t req, fuse_ino_t ino, const char* buf, std::size_t size, off_t off, fuse_file_info* fi);
   void fsync(fuse_req_t req, fuse_ino_t ino, bool data_only, fuse_file_info* fi);
   void fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, fuse_file_info* fi);
-  void copy_file_range(fuse_req_t req, fuse_file_info* in, off_t off_in, fuse_file_info* out, off_t off_out, std::size_t len,
-                       int flags);
+  void copy_file_range(fuse_req_t req, fuse_ino_t from, fuse_file_info* in, off_t off_in, fuse_file_info* out, off_t off_out,
+                       std::size_t len, int flags);
   void lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, fuse_file_info* fi);
   // Directories (dir_ops.cc).
   void opendir(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi);
@@ -157,8 +157,8 @@ class Passthrough {
   Node& node(fuse_ino_t ino) { return ino == FUSE_ROOT_ID ? nodes_.root() : *reinterpret_cast<Node*>(ino); }
   bool is_own_name(fuse_ino_t parent, const char* name) const;
   bool is_own_name(const Node& parent, const char* name) { return &parent == &nodes_.root() && is_own_name(FUSE_ROOT_ID, name); }
-  // Link counts as an application should see them.
-  void correct(Look& seen) const;
+  void correct_root(Look& seen) const;
+  // With link counts as an application should see them.
   int attributes(int dirfd, const char* name, Look* out) const;
   // Looks up and counts one reference.
   int find(Node& parent, int dirfd, const char* name, fuse_entry_param* e);

@@ -89,9 +89,11 @@ void Store::Impl::erase_kept(Snap& snap) {
         if (inode && inode->attr.nlink > 1) failed = preserve_attr(*id, fd.get());
       }
       if (failed == 0 && ::unlinkat(snap.kept.get(), name.c_str(), 0) == 0 && id) {
-        auto own = links.find(*id);
-        if (own != links.end() && --own->second == 0) links.erase(own);
-        link_count.fetch_sub(1, std::memory_order_relaxed);
+        // Those of a snapshot that could not be read were never counted.
+        if (auto own = links.find(*id); own != links.end()) {
+          if (--own->second == 0) links.erase(own);
+          link_count.fetch_sub(1, std::memory_order_relaxed);
+        }
       }
       if (failed != 0) drop_every(fmt::format("a pre-image could not be kept: {}", std::strerror(failed)));
     }

@@ -55,14 +55,18 @@ int Store::Impl::preserve_attr(const ObjectId& object, int fd) {
 
 int Store::Impl::keep(Snap& snap, int parent_fd, const std::string& name, int child_fd, const Inode& child, bool last) {
   std::string to = kept_name(child.id);
+  // Counted first: who asks for the number of links must not believe that there are none while this one is made.
+  link_count.fetch_add(1, std::memory_order_relaxed);
   int r = ::linkat(parent_fd, name.c_str(), snap.kept.get(), to.c_str(), 0);
   if (r != 0 && errno != EEXIST)
     r = ::linkat(AT_FDCWD, proc_path(child_fd).c_str(), snap.kept.get(), to.c_str(), AT_SYMLINK_FOLLOW);
-  if (r != 0 && errno == EEXIST) return 0;
-  // An immutable object refuses links, and to lose its name as well.
-  if (r != 0) return errno == EPERM && handles ? 0 : errno;
+  if (r != 0) {
+    const int e = errno;
+    link_count.fetch_sub(1, std::memory_order_relaxed);
+    // An immutable object refuses links, and to lose its name as well.
+    return e == EEXIST || (e == EPERM && handles) ? 0 : e;
+  }
   ++links[child.id];
-  link_count.fetch_add(1, std::memory_order_relaxed);
   if (last) snap.kept_bytes += child.attr.size;
   return 0;
 }

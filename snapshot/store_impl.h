@@ -38,7 +38,9 @@ struct Snap {
   Status for_each(const std::function<void(LogRecord&&)>& take) const;   // the log up to log_end
 };
 
-// Names in a directory, without "." and ".."; empty when it cannot be read.
+// Names in a directory, without "." and ".."; a removed one has none.
+Result<std::vector<std::string>> read_names(int dir_fd);
+// The same for the store's own directories: empty when it cannot be read.
 std::vector<std::string> names_in(int dir_fd);
 
 struct Store::Impl {

@@ -8,22 +8,29 @@
 
 namespace somfs::snapshot {
 
-std::vector<std::string> names_in(int dir_fd) {
+Result<std::vector<std::string>> read_names(int dir_fd) {
   std::vector<std::string> out;
   int fd = ::openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return out;
-  DIR* d = ::fdopendir(fd);
+  if (fd < 0 && errno == ENOENT) return out;
+  DIR* d = fd < 0 ? nullptr : ::fdopendir(fd);
   if (d == nullptr) {
-    ::close(fd);
-    return out;
+    auto failed = fail_errno("cannot list", "a directory");
+    if (fd >= 0) ::close(fd);
+    return failed;
   }
+  errno = 0;
   while (const dirent* e = ::readdir(d)) {
     std::string_view name = e->d_name;
     if (name != "." && name != "..") out.emplace_back(name);
+    errno = 0;
   }
+  int error = errno;
   ::closedir(d);
+  if (error != 0 && error != ENOENT) return fail_errno("cannot list", "a directory", error);
   return out;
 }
+
+std::vector<std::string> names_in(int dir_fd) { return read_names(dir_fd).value_or(std::vector<std::string>()); }
 
 namespace {
 

@@ -47,7 +47,8 @@ Result<std::vector<ViewEntry>> View::list(ViewFile& dir) {
   if (d.ref.kind != Kind::dir) return fail_errno("cannot list", "an object of the snapshot", ENOTDIR);
   if (d.fd) {
     if (!d.readable) return fail_errno("cannot list", "a directory of the snapshot", EACCES);
-    for (std::string& name : names_in(d.fd.get())) {
+    SOMFS_TRY_ASSIGN(std::vector<std::string> names, read_names(d.fd.get()));
+    for (std::string& name : names) {
       auto inode = inode_at(d.fd.get(), name);
       if (inode) out.push_back({std::move(name), {inode->id, {}, inode->attr.kind}});
       else if (inode.error().sys != ENOENT) return pass_on(std::move(inode).error());

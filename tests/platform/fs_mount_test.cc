@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The mount on the real kernel: life and death, identity, descriptors, what is recorded.
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <csignal>
 #include <dirent.h>
@@ -10,6 +11,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/uio.h>
 #include <sys/xattr.h>
 
 #include "tests/platform/fs_fixture.h"
@@ -41,6 +43,66 @@ std::vector<std::string> names_in(const std::string& path) {
   ::closedir(d);
   std::sort(out.begin(), out.end());
   return out;
+}
+
+// A store whose own link comes to be between the question who the object is and the question how many links are the store's.
+class LinkingMeanwhile : public PreImages {
+ public:
+  bool wanted() const noexcept override { return false; }
+  void before_data(const ObjectId&, int, Extent) noexcept override {}
+  void before_attr(const ObjectId&, int) noexcept override {}
+  void before_name(const ObjectId&, int, std::string_view, const ObjectId&, const Handle*, int, bool) noexcept override {}
+  std::uint32_t own_links(const ObjectId&) const noexcept override {
+    if (armed.exchange(false)) linked = ::link(from.c_str(), to.c_str()) == 0;
+    return linked ? 1 : 0;
+  }
+  std::string from, to;
+  mutable std::atomic<bool> armed{false}, linked{false};
+};
+
+TEST(Mount, LinkCountsAreRightWhileTheStoreLinks) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s, other;
+  spill(s.path + "/one", "1");
+  // The same inode reached beside the mount.
+  Fd beneath(::open(s.path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  LinkingMeanwhile store;
+  store.from = "/proc/self/fd/" + std::to_string(beneath.get()) + "/one";
+  store.to = other.path + "/kept";
+  MountedWith with;
+  with.pre_images = &store;
+  Mounted m(s.path, with);
+  ASSERT_TRUE(m.mount);
+  store.armed = true;
+  struct stat st {};
+  ASSERT_EQ(::stat((s.path + "/one").c_str(), &st), 0);
+  EXPECT_TRUE(store.linked);
+  EXPECT_EQ(st.st_nlink, 1u);
+}
+
+TEST(Mount, FlagsOfARequestCountNotThoseOfTheOpen) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  spill(s.path + "/f", "x");
+  Mounted m(s.path);
+  ASSERT_TRUE(m.mount);
+  // Taken back by fcntl(2), O_DIRECT no longer asks for alignment; the last block of dd oflag=direct is such a write.
+  Fd fd(::open((s.path + "/f").c_str(), O_RDWR | O_DIRECT | O_CLOEXEC));
+  ASSERT_TRUE(fd);
+  m.sink.take_intents();
+  ASSERT_EQ(::fcntl(fd.get(), F_SETFL, 0), 0);
+  EXPECT_EQ(::pwrite(fd.get(), "odd", 3, 1), 3);
+  char back[4] = {};
+  EXPECT_EQ(::pread(fd.get(), back, 4, 0), 4);
+  EXPECT_EQ(std::string(back, 4), "xodd");
+  // O_DIRECT that came later, and a flag of one write: the mark must be durable before.
+  Fd plain(::open((s.path + "/f").c_str(), O_RDWR | O_CLOEXEC));
+  m.sink.take_intents();
+  iovec one{back, 4};
+  ASSERT_EQ(::pwritev2(plain.get(), &one, 1, 0, RWF_DSYNC), 4);
+  auto intents = m.sink.take_intents();
+  ASSERT_FALSE(intents.empty());
+  EXPECT_EQ(intents.back().second, Promise::now);
 }
 
 TEST(Mount, CarriesOutAndRecords) {

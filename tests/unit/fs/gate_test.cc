@@ -286,5 +286,30 @@ TEST(Gate, NothingRunsInsideAFreezeAndNothingIsLost) {
   EXPECT_TRUE(gate.idle());
 }
 
+// The end of a mount: what is parked still needs what is taken down next.
+TEST(Gate, SettleWaitsForWhatIsParkedAndWhatRuns) {
+  HandClock clock;
+  Gate gate(clock);
+  Door door;
+  std::atomic<int> done = 0;
+  std::jthread running([&] {
+    gate.pass(1, [] {}, [&] {
+      door.walk_through();
+      ++done;
+    });
+  });
+  door.wait_for_arrival();
+  std::jthread freezer([&] { EXPECT_FALSE(gate.freeze(1000, 1000)); });
+  while (std::string(gate.stats().state) != "closing") std::this_thread::yield();
+  gate.pass(1, [] {}, [&] {
+    ++done;
+    door.open();
+  });
+  EXPECT_EQ(done, 0);
+  gate.settle();
+  EXPECT_EQ(done, 2);
+  EXPECT_TRUE(gate.idle());
+}
+
 }  // namespace
 }  // namespace somfs::fs

@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -225,6 +226,28 @@ TEST(StoreCrash, SecondStoreIsRefused) {
   EXPECT_EQ(second.error().exit, Exit::locked);
 }
 
+// A directory that cannot be read is an error, never an empty one: a migration would remove what is in it.
+TEST(View, AListingWithoutDescriptorsFails) {
+  Volume v;
+  v.open_store();
+  v.create("/f", "x");
+  v.snapshot("s");
+  auto view = View::open(v.root.get(), v.dir.get(), "s");
+  ASSERT_TRUE(view);
+  auto top = (*view)->root();
+  ASSERT_TRUE(top);
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  rlimit few = before;
+  few.rlim_cur = 0;
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &few), 0);
+  auto listed = (*view)->list(*top);
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  ASSERT_FALSE(listed);
+  EXPECT_EQ(listed.error().sys, EMFILE);
+  EXPECT_EQ((*view)->list(*top)->size(), 1u);
+}
+
 TEST(Store, NamesExpiryAndCancel) {
   Volume v;
   v.open_store();
@@ -234,6 +257,17 @@ TEST(Store, NamesExpiryAndCancel) {
   v.store->cancel("x");
   EXPECT_FALSE(v.store->take("x", 1));
   EXPECT_FALSE(v.store->wanted());
+  // A cut that turned out not to hold, after it was taken: an older snapshot keeps what was preserved for the failed one.
+  v.create("/f", "old");
+  v.snapshot("base");
+  const Tree base = v.live();
+  ASSERT_TRUE(v.store->prepare({.name = "x"}));
+  ASSERT_TRUE(v.store->take("x", 2));
+  v.write("/f", 0, "new");
+  v.store->cancel("x");
+  EXPECT_FALSE(v.store->find("x"));
+  EXPECT_EQ(describe_difference(base, v.view("base").value()), "");
+  ASSERT_TRUE(v.store->remove("base"));
   ASSERT_TRUE(v.store->prepare({.name = "x", .for_migration = true, .expires_ns = 5, .consistency = "crash"}));
   ASSERT_TRUE(v.store->take("x", 3));
   v.snapshot("y");
