@@ -19,6 +19,7 @@
 
 #include <boost/filesystem.hpp>
 
+#include "cli/control.h"
 #include "common/fd.h"
 #include "common/printable.h"
 #include "replicator/mirror.h"
@@ -115,7 +116,7 @@ Result<Target> parse_target(const std::string& text) {
 Status refuse_overlap(const Target& target, const std::string& dir, const std::string& mountpoint) {
   if (target.kind != Target::Kind::directory) return {};
   auto refuse = [&](const char* why) {
-    return fail(Exit::configuration, "refusing the mirror", printable(target.text), why, "choose a directory outside " + printable(dir));
+    return fail(Exit::usage, "refusing the mirror", printable(target.text), why, "choose a directory outside " + printable(dir));
   };
   struct stat volume{}, mount{}, there{};
   if (::stat(dir.c_str(), &volume) != 0 || ::stat(mountpoint.c_str(), &mount) != 0) return fail_errno("cannot stat", printable(dir));

@@ -22,9 +22,10 @@ struct Target {
 // /path, dir:/path, ssh://[USER@]HOST/path. A relative path is taken from the working directory.
 // Unknown or not yet served schemes: Exit::usage.
 Result<Target> parse_target(const std::string& text);
-// A mirror directory in the volume that it mirrors, or around it, would hold itself: Exit::configuration. `dir`, `mountpoint`:
+// A mirror directory in the volume that it mirrors, or around it, would hold itself: Exit::usage. `dir`, `mountpoint`:
 // of the volume.
 Status refuse_overlap(const Target& target, const std::string& dir, const std::string& mountpoint);
+
 
 // Conversations with the mirror, one after the other: in this process for a directory, over a spawned ssh else.
 class MirrorLink {

@@ -131,7 +131,7 @@ Result<Exit> migrate(const Options& o, Terminal& t) {
   Json j{{"schema", 1}, {"strategy", report->strategy}, {"snapshot", lease.snapshot()}, {"epoch", report->epoch},
          {"files", report->files}, {"bytes_source", report->bytes_source}, {"bytes_wire", report->bytes_wire}, {"seconds", seconds},
          {"names", report->names}, {"removed", report->removed}, {"freeze_ms", lease.answer().value("freeze_ms", 0.0)},
-         {"dry_run", o.dry_run}, {"held", report->held}, {"unreadable", unreadable}};
+         {"dry_run", o.dry_run}, {"held", report->held}, {"unreadable", unreadable}, {"notes", report->notes}};
   if (report->held) {
     j["reason"] = report->held_reason;
     if (t.json) t.result(j, "");
@@ -139,6 +139,8 @@ Result<Exit> migrate(const Options& o, Terminal& t) {
                 "look, then: somfs-ctl held accept " + printable(target.text) + " (or reject)");
   }
   t.result(j, summary(*report, lease.answer(), target.text, o.dry_run, seconds));
+  if (!t.quiet)
+    for (const std::string& note : report->notes) t.err << "somfs-ctl: " << note << "\n";
   if (!report->unreadable.empty()) {
     for (const std::string& u : report->unreadable) t.err << "somfs-ctl: could not read " << u << "\n";
     return Exit::partial;

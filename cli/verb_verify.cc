@@ -103,7 +103,7 @@ Result<Exit> verify(const Options& o, Terminal& t) {
   Json excludes = Json::array();
   for (const std::string& e : r.excludes) excludes.push_back(printable(e));
   Json j{{"schema", 1}, {"equal", r.equal}, {"files", r.files}, {"bytes", r.bytes}, {"differences", differences}, {"truncated", r.truncated},
-         {"repaired", outcome.repaired}, {"excludes", excludes}, {"seconds", seconds}};
+         {"repaired", outcome.repaired}, {"excludes", excludes}, {"notes", r.notes}, {"seconds", seconds}};
   char tail[256];
   std::snprintf(tail, sizeof tail, "%s: %llu files, %s read on each side, %s\n",
                 r.equal ? "equal" : outcome.repaired ? "differed, and is repaired: equal now" : "not equal",
@@ -114,6 +114,7 @@ Result<Exit> verify(const Options& o, Terminal& t) {
     for (const std::string& e : r.excludes) text += " " + printable(e);
     text += "\n";
   }
+  for (const std::string& note : r.notes) text += note + "\n";
   t.result(j, text);
   return r.equal ? Exit::done : outcome.repaired ? Exit::repaired : Exit::differs;
 }

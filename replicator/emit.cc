@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "common/printable.h"
+#include "replicator/migration.h"
 
 namespace somfs::replicator {
 
@@ -38,6 +39,16 @@ void Run::unreadable(const std::string& path, const Error& error) {
 std::vector<std::string> Run::take_unreadable() {
   Lock l(mutex_);
   return std::move(unreadable_);
+}
+
+void Run::torn(const ObjectId& id) {
+  Lock l(mutex_);
+  torn_.push_back(id);
+}
+
+std::vector<ObjectId> Run::take_torn() {
+  Lock l(mutex_);
+  return std::move(torn_);
 }
 
 void Run::take_turn(const void* who) {
@@ -96,8 +107,9 @@ Result<bool> Emitter::object(TreeFile& file, ObjectRecord record, const Data& da
       out_.resize(start);
       return false;
     }
-    if ((record.flags & kNew) == 0 || !record.parent || data.how == Data::How::delta) {
-      torn_ = record.id;
+    // Where the mirror may hold an older copy, half of a new one must not take its place.
+    if ((record.flags & kNew) == 0 || !record.parent || data.how == Data::How::delta || run_.mirror_objects != 0) {
+      run_.torn(record.id);
       return pass_on(s.error());
     }
     unborn_.push_back({record.parent, record.name, {}});
@@ -114,6 +126,7 @@ Result<bool> Emitter::object(TreeFile& file, ObjectRecord record, const Data& da
 
 Status Emitter::write_object(TreeFile& file, ObjectRecord& record, const Data& data) {
   record.attr = file.attr();
+  if (!keeps_owner(run_.mirror_user, record.attr.uid)) run_.foreign_owners = true;
   const bool is_file = record.attr.kind == Kind::file;
   if ((record.flags & kNew) != 0) record.flags |= kAttr | kXattr;
   if (is_file && (data.how != Data::How::none || (record.flags & kNew) != 0)) record.flags |= kSize;

@@ -50,6 +50,9 @@ class Run {
   Progress& progress;
   Link& link;
   const Excludes excludes;
+  std::uint64_t mirror_objects = 0;              // what it says it holds
+  std::uint32_t mirror_user = 0;                 // whom it runs as
+  std::atomic<bool> foreign_owners{false};       // something was sent that cannot belong there to whom it belongs here
   std::unordered_map<ObjectId, StagedFile> staged;
   std::unordered_set<ObjectId> skip;             // could not be read to their end in an earlier attempt
 
@@ -57,6 +60,9 @@ class Run {
 
   void unreadable(const std::string& path, const Error& error) EXCLUDES(mutex_);
   std::vector<std::string> take_unreadable() EXCLUDES(mutex_);
+  // Part of it is at the mirror and the rest cannot follow: this attempt ends, the next one skips it.
+  void torn(const ObjectId& id) EXCLUDES(mutex_);
+  std::vector<ObjectId> take_torn() EXCLUDES(mutex_);
 
   // Sending: whole batches, one sender at a time. Who holds the turn keeps others from sending between its batches.
   void take_turn(const void* who) EXCLUDES(mutex_);
@@ -68,6 +74,7 @@ class Run {
   CondVar turn_free_;
   const void* turn_ GUARDED_BY(mutex_) = nullptr;
   std::vector<std::string> unreadable_ GUARDED_BY(mutex_);
+  std::vector<ObjectId> torn_ GUARDED_BY(mutex_);
 };
 
 // How the bytes of a file travel.
@@ -93,11 +100,10 @@ class Emitter {
 
   // (dir, name) is what messages call it. `record` has id, flags, parent and name; attributes, target and (kNew or kXattr) extended attributes are read from the file.
   // False: it could not be read; it was named and nothing about it was sent.
-  // An object known to the mirror that fails when part of it has been sent ends the attempt: torn() is then its id.
+  // An object that may be known to the mirror and fails when part of it has been sent ends the attempt: Run::torn.
   Result<bool> object(TreeFile& file, ObjectRecord record, const Data& data, const Place& dir, const std::string& name);
   Status name(const ObjectId& parent, const std::string& name, const ObjectId& object);
   Status flush();                                // everything so far is on its way
-  const ObjectId& torn() const { return torn_; }
 
  private:
   Status write_object(TreeFile& file, ObjectRecord& record, const Data& data);
@@ -112,7 +118,6 @@ class Emitter {
   Run& run_;
   std::string out_, buffer_;
   bool spilled_ = false;                         // part of the current object has been sent
-  ObjectId torn_;
   std::vector<NameRecord> unborn_;               // new objects that could not be read to their end: their names go again
 };
 

@@ -11,6 +11,14 @@ namespace somfs::replicator {
 namespace {
 
 constexpr std::size_t kMaxListing = 16u << 20;   // names in one directory
+constexpr std::size_t kMessageCost = 128;        // of a message in memory beside its body: empty ones are not free
+
+// What a mirror may make of our own exit. Success, or that somebody interrupted, is not for it to say.
+Exit exit_of_peer(std::uint8_t code) {
+  for (Exit e : {Exit::usage, Exit::configuration, Exit::person, Exit::no_space, Exit::not_allowed, Exit::locked, Exit::link_down, Exit::peer_version})
+    if (code == static_cast<int>(e)) return e;
+  return Exit::temporary;
+}
 
 tl::unexpected<Error> unexpected_message() { return fail(Exit::peer_version, "cannot talk to the mirror", {}, "it said something that is not its turn to say"); }
 
@@ -36,15 +44,15 @@ void Link::run() {
     if (!m || m->type == MessageType::error) {
       ErrorBody e;
       if (!m) error_ = m.error();
-      else if (decode(m->body, &e)) error_ = Error{static_cast<Exit>(e.exit), 0, "the mirror: " + printable(e.line), {}, {}, {}};
+      else if (decode(m->body, &e)) error_ = Error{exit_of_peer(e.exit), 0, "the mirror: " + printable(e.line), {}, {}, {}};
       else error_ = unexpected_message().value();
       change_.notify_all();
       return;
     }
     if (m->type == MessageType::progress) continue;
-    while (!ended_ && inbox_bytes_ + m->body.size() > kInboxBytes) change_.wait(mutex_);
+    while (!ended_ && inbox_bytes_ + kMessageCost + m->body.size() > kInboxBytes) change_.wait(mutex_);
     if (ended_) return;
-    inbox_bytes_ += m->body.size();
+    inbox_bytes_ += kMessageCost + m->body.size();
     inbox_.push_back(std::move(*m));
     change_.notify_all();
   }
@@ -77,7 +85,7 @@ Result<Message> Link::wait_for(MessageType type) {
   if (progress_.cancelled || inbox_.empty()) return pass_on(progress_.cancelled ? Error{Exit::interrupted, 0, "interrupted", {}, {}, {}} : broken());
   Message m = std::move(inbox_.front());
   inbox_.pop_front();
-  inbox_bytes_ -= m.body.size();
+  inbox_bytes_ -= kMessageCost + m.body.size();
   change_.notify_all();
   if (m.type != type) return unexpected_message();
   return m;
@@ -149,14 +157,13 @@ Result<std::optional<Signature>> Link::next_signature() {
     ++signatures_asked_;
   }
   Signature signature;
-  bool usable = true;
   while (true) {
     SOMFS_TRY_ASSIGN(Message m, wait_for(MessageType::signed_));
     if (m.body.empty()) break;
-    usable = usable && signature.feed(m.body).has_value();
+    if (!signature.feed(m.body)) return unexpected_message();   // no honest one is that large: it need not ever end
   }
   --signatures_asked_;
-  if (!usable || !signature.finish()) return std::nullopt;
+  if (!signature.finish()) return std::nullopt;
   return signature;
 }
 

@@ -21,6 +21,10 @@ std::unique_ptr<Migration> make_differential(Run& run);
 // `by_path`: the mirror's tree was put there by nobody we know: what lies under the same path may serve as a basis.
 std::unique_ptr<Migration> make_comparison(Run& run, bool by_content, bool by_path);
 
+// A mirror that runs as `user` cannot have what belongs to `owner` belong to them.
+inline bool keeps_owner(std::uint32_t user, std::uint32_t owner) { return user == 0 || user == owner; }
+inline constexpr const char* kNoOwners = "the mirror does not run as root: what belongs to others belongs to its user there, without set-id bits";
+
 // What an attempt before this one showed not to be common ground with the mirror.
 enum class Distrust : std::uint8_t {
   nothing,

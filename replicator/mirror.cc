@@ -77,14 +77,19 @@ Status Mirror::Impl::open(const std::string& path, Mode mode) {
 }
 
 Status Mirror::Impl::open_directory(const std::string& path, Mode mode) {
-  if (mode == Mode::create && ::mkdir(path.c_str(), 0755) != 0 && errno != EEXIST)
-    return fail_errno("cannot create the mirror directory", printable(path));
+  const bool made = mode == Mode::create && ::mkdir(path.c_str(), 0755) == 0;
+  if (mode == Mode::create && !made && errno != EEXIST) return fail_errno("cannot create the mirror directory", printable(path));
   directory = Fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!directory && errno == ENOTDIR)
     return fail(Exit::configuration, "cannot use as a mirror", printable(path), "it is not a directory");
   if (!directory && errno == ENOENT)
     return fail(Exit::configuration, "there is no mirror in", printable(path), "no such directory", "migrate to it first");
   if (!directory) return fail_errno("cannot open the mirror directory", printable(path));
+  if (made) {
+    // Its name is as durable as what will be acknowledged beneath it.
+    Fd parent(::openat(directory.get(), "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!parent || ::fsync(parent.get()) != 0) return fail_errno("cannot sync the directory of the mirror", printable(path));
+  }
   SOMFS_TRY_ASSIGN(bool has_state, exists(directory.get(), kState));
   SOMFS_TRY_ASSIGN(bool has_tree, exists(directory.get(), "tree"));
   if (!has_state && mode == Mode::existing)
@@ -272,6 +277,7 @@ Welcome Mirror::welcome() const {
   w.staged = impl_->leftovers.count();
   w.files = impl_->reader->objects().value_or(1) - 1;
   w.held = impl_->held != 0;
+  w.user = ::geteuid();
   return w;
 }
 

@@ -13,6 +13,7 @@
 // One Mirror object per directory at a time, enforced by a lock (Exit::locked). Not thread-safe but for the parts said.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -81,7 +82,8 @@ class Mirror {
 };
 
 // The mirror's side of a conversation, until bye or a broken link. What the peer sends is checked before it is believed.
-// `open` is called after a well-formed hello.
-Status serve(Transport& transport, const std::function<Result<std::unique_ptr<Mirror>>()>& open);
+// `open` is called after a well-formed hello; one that does not come within `hello_within` ends the conversation.
+Status serve(Transport& transport, const std::function<Result<std::unique_ptr<Mirror>>()>& open,
+             std::chrono::milliseconds hello_within = std::chrono::seconds(60));
 
 }  // namespace somfs::replicator

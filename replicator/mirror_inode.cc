@@ -20,6 +20,8 @@ namespace somfs::replicator {
 
 namespace {
 
+constexpr std::uint64_t kAnySize = 4ull << 30;   // every file system worth a mirror takes a file of that size
+
 // What the system puts on an inode by itself and no source has to state.
 bool of_the_system(const std::string& name) { return name == "security.selinux"; }
 
@@ -28,14 +30,17 @@ bool of_the_system(const std::string& name) { return name == "security.selinux";
 Status set_owner_and_mode(int fd, const Attr& a) {
   struct stat st;
   if (::fstat(fd, &st) != 0) return fail_errno("cannot stat a file of the mirror");
+  std::uint32_t mode = a.mode;
   if ((st.st_uid != a.uid || st.st_gid != a.gid)) {
     if (::fchownat(fd, "", a.uid, a.gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) == 0) {
       st.st_mode &= ~static_cast<mode_t>(S_ISUID | S_ISGID);   // a change of owner may have cleared them
     } else if (errno != EPERM || ::geteuid() == 0) {
       return fail_errno("cannot set the owner of a file of the mirror");
+    } else {
+      mode &= ~06000u;   // not to be run as somebody it does not belong to
     }
   }
-  if (a.kind != Kind::symlink && (st.st_mode & 07777) != a.mode && ::chmod(proc_path(fd).c_str(), a.mode) != 0)
+  if (a.kind != Kind::symlink && (st.st_mode & 07777) != mode && ::chmod(proc_path(fd).c_str(), mode) != 0)
     return fail_errno("cannot set the mode of a file of the mirror");
   return {};
 }
@@ -76,6 +81,26 @@ Status set_attributes(int fd, const ObjectRecord& r, bool fresh) {
   }
   if (r.flags & (kAttr | kNew | kRewritten)) SOMFS_TRY(set_mtime(fd, r.attr.mtime));
   return {};
+}
+
+Status would_take(int stage, const ObjectRecord& r) {
+  const Kind kind = r.attr.kind;
+  const bool large = kind == Kind::file && (r.flags & kSize) != 0 && r.attr.size > kAnySize;
+  if (r.xattrs.empty() && !large) return {};
+  constexpr const char* kProbe = "probe";   // no row's name
+  SOMFS_TRY(remove_tree(stage, kProbe));
+  int rc = 0;
+  Fd fd;
+  if (kind == Kind::dir) rc = ::mkdirat(stage, kProbe, 0700);
+  else if (kind != Kind::file) rc = ::symlinkat(".", stage, kProbe);
+  else fd = Fd(::openat(stage, kProbe, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+  if (rc == 0 && kind != Kind::file) fd = Fd(::openat(stage, kProbe, (kind == Kind::dir ? O_RDONLY : O_PATH) | O_NOFOLLOW | O_CLOEXEC));
+  if (rc != 0 || !fd) return fail_errno("cannot create in the mirror's stage");
+  Status taken;
+  if (large && ::ftruncate(fd.get(), static_cast<off_t>(r.attr.size)) != 0) taken = fail_errno("cannot size a file of the mirror");
+  if (taken) taken = set_xattrs(fd.get(), r.xattrs, true);
+  Status removed = remove_tree(stage, kProbe);
+  return taken ? removed : taken;
 }
 
 Result<std::string> hash_content(int fd) {

@@ -19,6 +19,8 @@ Status set_owner_and_mode(int fd, const Attr& a);
 Status set_xattrs(int fd, const Xattrs& wanted, bool fresh);
 Status set_mtime(int fd, const Time& t);
 // Reads it all, in pieces; SHA-256, 32 bytes.
+// Whether this file system takes what is set only after the commit, size and extended attributes: then it would be too late to refuse.
+Status would_take(int stage, const ObjectRecord& r);
 Result<std::string> hash_content(int fd);
 // Everything beneath `dir`/`name` and itself goes, however deep.
 Status remove_tree(int dir, const std::string& name);

@@ -300,6 +300,7 @@ Status Receiver::on_object(ObjectRecord r) {
 
 Status Receiver::on_known(ObjectRecord r, const ObjectRow& known) {
   if (known.kind != r.attr.kind) return malformed("it changes the kind of an object");
+  if (known.row == kRootRow && r.parent) return malformed("it gives the root a name");
   if (r.attr.kind != Kind::dir) {
     bool fresh = p_.play->is_new(known.row) || rewritten_.contains(known.row);
     bool again = (r.flags & (kNew | kRewritten)) != 0 && in_place_rows_.contains(known.row);
@@ -319,6 +320,7 @@ Status Receiver::on_known(ObjectRecord r, const ObjectRow& known) {
     SOMFS_TRY(begin_leaf(std::move(r), known.row, 0, std::move(stage), stage_name(known.row)));
   } else {
     SOMFS_TRY(run_leaves());
+    SOMFS_TRY(would_take(p_.paths->stage(), r));
     RedoOp o;
     o.type = RedoOp::Type::object;
     o.row = known.row;
@@ -366,6 +368,7 @@ Status Receiver::on_new(ObjectRecord r) {
 }
 
 Status Receiver::make_directory(ObjectRecord r, Row row, Row placed_in, int dir, const std::string& name) {
+  SOMFS_TRY(would_take(p_.paths->stage(), r));
   if (::mkdirat(dir, name.c_str(), 0700) != 0) return fail_errno("cannot create in the mirror's stage", printable(name));
   auto fd = std::make_shared<Fd>(open_beneath(dir, name, O_RDONLY | O_DIRECTORY));
   if (!*fd) return fail_errno("cannot open in the mirror's stage", printable(name));
@@ -478,6 +481,10 @@ Status Receiver::on_bytes(const Record& r) {
     if (r.type != RecordType::data && r.type != RecordType::hole)
       return malformed("it has a delta for a file that is not rewritten");
     if (r.off + r.len > in_place_->attr.size) return malformed("it has data beyond the end of the file");
+    if ((in_place_->flags & kSize) == 0) {   // writing sets the size too
+      in_place_->flags |= kSize;
+      SOMFS_TRY(would_take(p_.paths->stage(), *in_place_));
+    }
     RedoOp o;
     o.type = r.type == RecordType::data ? RedoOp::Type::data : RedoOp::Type::hole;
     o.off = r.off;

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "common/bytes.h"
+#include "common/printable.h"
 #include "replicator/mirror.h"
 #include "replicator/migration.h"
 #include "replicator/plan.h"
@@ -45,6 +46,7 @@ Result<std::unordered_map<ObjectId, StagedFile>> ask_staged(Link& link) {
 
 // One group. False: it was given up because an object broke off in the middle; its id is in run.skip, and the group can be begun again.
 Result<bool> attempt(Run& run, const Choice& choice, bool by_path, MigrateReport* report) {
+  for (auto* count : {&run.progress.files, &run.progress.bytes, &run.progress.files_total, &run.progress.bytes_total}) *count = 0;
   auto migration = make(run, choice, by_path);
   run.progress.phase = "comparing";
   SOMFS_TRY(migration->ask());
@@ -65,8 +67,9 @@ Result<bool> attempt(Run& run, const Choice& choice, bool by_path, MigrateReport
   Emitter out(run);
   Status sent = migration->send(out);
   if (sent) sent = out.flush();
-  if (!sent && out.torn()) {
-    run.skip.insert(out.torn());
+  const auto torn = run.take_torn();
+  if (!sent && !torn.empty()) {
+    run.skip.insert(torn.begin(), torn.end());
     if (!dry) SOMFS_TRY(run.link.send(MessageType::abort, {}));
     return false;
   }
@@ -77,8 +80,10 @@ Result<bool> attempt(Run& run, const Choice& choice, bool by_path, MigrateReport
   SOMFS_TRY_ASSIGN(Message m, run.link.wait_for(MessageType::committed));
   Committed committed;
   if (!decode(m.body, &committed)) return fail(Exit::peer_version, "cannot talk to the mirror", {}, "its answer to the commit is malformed");
+  if (committed.epoch != run.source.epoch)
+    return fail(Exit::peer_version, "cannot talk to the mirror", {}, "it says that it committed another epoch than the one it was sent");
   report->held = committed.held;
-  report->held_reason = committed.reason;
+  report->held_reason = printable(committed.reason);
   report->removed = committed.removed;
   return true;
 }
@@ -124,6 +129,8 @@ Result<MigrateReport> migrate_tree(Tree& tree, const Source& asked, Transport& t
     Run run(tree, source, options, progress, link);
     run.staged = std::move(staged);
     run.skip = skip;
+    run.mirror_objects = welcome.files;
+    run.mirror_user = welcome.user;
     auto done = attempt(run, choice, by_path, &report);
     auto named = run.take_unreadable();
     unreadable.insert(unreadable.end(), named.begin(), named.end());
@@ -134,6 +141,7 @@ Result<MigrateReport> migrate_tree(Tree& tree, const Source& asked, Transport& t
       continue;
     }
     if (!*done) return fail(Exit::temporary, "cannot migrate", {}, "too many files break off while they are read: " + unreadable.back());
+    if (run.foreign_owners) report.notes.push_back(kNoOwners);
     report.files = run.files;
     report.names = run.names;
     if (options.dry_run) report.removed = run.removed;

@@ -59,6 +59,7 @@ struct MigrateReport {
   bool held = false;
   std::string held_reason;
   std::vector<std::string> unreadable;                // printable paths with reasons: Exit::partial
+  std::vector<std::string> notes;                     // what the mirror cannot keep of every file, said once
 };
 
 struct Progress {
@@ -87,6 +88,7 @@ struct VerifyReport {
   std::vector<Difference> differences;                // at most 10 000 are kept; `truncated` says there are more
   bool truncated = false;
   std::vector<std::string> excludes;                  // not compared
+  std::vector<std::string> notes;                     // what else was not compared, and why
   std::vector<ObjectId> damaged;                      // objects that a repair has to send whole again
 };
 struct VerifyOptions {

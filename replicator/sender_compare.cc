@@ -5,15 +5,18 @@
 // Memory: what differs, the directories still to be compared, and the ids of objects with several names.
 #include <algorithm>
 
+#include "replicator/keep.h"
 #include "replicator/migration.h"
 
 namespace somfs::replicator {
 namespace {
 
+constexpr std::uint64_t kMostStrays = 1u << 24;   // directories only the mirror has: what it may make us remember
+
 class Comparison final : public Migration {
  public:
   Comparison(Run& run, bool by_content, bool by_path)
-      : run_(run), by_content_(by_content), by_path_(by_path), forced_(run.options.repair.begin(), run.options.repair.end()) {}
+      : run_(run), keeper_(run), by_content_(by_content), by_path_(by_path), forced_(run.options.repair.begin(), run.options.repair.end()) {}
   bool replaces_all() const override { return by_path_; }
 
   Status ask() override {
@@ -38,6 +41,7 @@ class Comparison final : public Migration {
 
   Status send(Emitter& out) override {
     SOMFS_TRY(send_root(out));
+    run_.progress.files_total = run_.progress.files + changed_.size() + undecided_.size();
     for (const Changed& c : changed_)
       if (needs_signature(c)) run_.link.want_signature(c.id);
     for (const Changed& c : changed_) SOMFS_TRY(send_changed(c, out));
@@ -53,7 +57,7 @@ class Comparison final : public Migration {
     // Directories that are nowhere in the view: the catalog still has their names.
     for (const auto& [dir, rows] : stray_rows_)
       for (const ListRow& row : rows) SOMFS_TRY(out.name(dir, row.name, {}));
-    return {};
+    return keeper_.send(out);
   }
 
  private:
@@ -244,6 +248,9 @@ class Comparison final : public Migration {
       std::vector<ObjectId> asked;
       for (; from < to; ++from)
         if (listed_.insert(stray_dirs_[from]).second) asked.push_back(stray_dirs_[from]);
+      strays_ += asked.size();
+      if (strays_ > std::min(run_.mirror_objects, kMostStrays))
+        return fail(Exit::peer_version, "cannot talk to the mirror", {}, "it lists more directories than it says it holds objects");
       for (const ObjectId& dir : asked) run_.link.want_listing(dir);
       for (const ObjectId& dir : asked) {
         SOMFS_TRY_ASSIGN(auto rows, run_.link.listing(dir));
@@ -279,6 +286,7 @@ class Comparison final : public Migration {
     if (!opened) {
       if (!spares_the_rest(opened.error())) return pass_on(opened.error());
       run_.unreadable(path_in(*u.dir, u.entry.name), opened.error());
+      if (by_path_) keeper_.entry(u.dir, u.entry.name);
       return {};
     }
     TreeFilePtr file = std::move(*opened);
@@ -294,8 +302,10 @@ class Comparison final : public Migration {
       SOMFS_TRY_ASSIGN(bool sent, send_birth(u, *file, beside, out));
       if (!sent) {
         if (auto at = births_.find(id); at != births_.end()) at->second = false;
+        if (by_path_) keeper_.entry(u.dir, u.entry.name);
         return {};
       }
+      if (dir) keeper_.sent(id);
     }
     if (!dir) return {};
     ObjectId mirror;
@@ -349,8 +359,10 @@ class Comparison final : public Migration {
       Error error = dir ? entries.error() : dir.error();
       if (!spares_the_rest(error)) return pass_on(error);
       run_.unreadable(e.place->path(), error);
+      if (by_path_) keeper_.contents(e.place);
       return {};
     }
+    run_.progress.files_total += entries->size();
     std::unordered_map<std::string, const ListRow*> by_name;
     for (const ListRow& row : rows) by_name.emplace(row.name, &row);
     for (ViewEntry& entry : *entries) {
@@ -363,11 +375,13 @@ class Comparison final : public Migration {
   }
 
   Run& run_;
+  Keeper keeper_;
   const bool by_content_, by_path_;
   const std::unordered_set<ObjectId> forced_;
   PlacePtr root_;
   std::unordered_set<ObjectId> listed_;                         // directories of the mirror asked for: a circle ends here
   std::vector<ObjectId> stray_dirs_;
+  std::uint64_t strays_ = 0;                                    // listed so far
   std::unordered_map<ObjectId, std::vector<ListRow>> stray_rows_;
   std::unordered_map<ObjectId, Meta> elsewhere_;                // objects of the mirror that are not where they were
   std::unordered_set<ObjectId> linked_;                         // objects with several names that were examined: both sides know them

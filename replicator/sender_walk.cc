@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "replicator/keep.h"
 #include "replicator/migration.h"
 
 namespace somfs::replicator {
@@ -13,7 +14,7 @@ constexpr int kLanes = 2;
 
 class FullWalk final : public Migration {
  public:
-  explicit FullWalk(Run& run) : run_(run) {}
+  explicit FullWalk(Run& run) : run_(run), keeper_(run) {}
   bool replaces_all() const override { return true; }
 
   Status send(Emitter& out) override {
@@ -40,13 +41,14 @@ class FullWalk final : public Migration {
       if (error_) return pass_on(*error_);
     }
     for (const Link& link : late_)
-      if (linked_.at(link.object)) SOMFS_TRY(out.name(link.parent, link.name, link.object));
-    return {};
+      if (linked_.at(link.object)) SOMFS_TRY(out.name(link.dir->entry.ref.id, link.name, link.object));
+      else keeper_.entry(link.dir, link.name);
+    return keeper_.send(out);
   }
 
  private:
   struct Link {
-    ObjectId parent;
+    PlacePtr dir;
     std::string name;
     ObjectId object;
   };
@@ -88,15 +90,17 @@ class FullWalk final : public Migration {
       Error e = dir ? entries.error() : dir.error();
       if (!spares_the_rest(e)) return pass_on(e);
       run_.unreadable(place.path(), e);
+      keeper_.contents(self);
       return {};
     }
+    run_.progress.files_total += entries->size();
     // In the order of inode numbers, which is close to that on the disk.
     std::sort(entries->begin(), entries->end(), [](const auto& a, const auto& b) { return a.ref.id < b.ref.id; });
     std::vector<PlacePtr> below;
     for (ViewEntry& entry : *entries) {
       if (run_.progress.cancelled) return fail(Exit::interrupted, "interrupted");
       if (!run_.excludes.empty() && run_.excludes.covers(path_in(place, entry.name))) continue;
-      SOMFS_TRY_ASSIGN(bool sent, one(**dir, place, entry, out));
+      SOMFS_TRY_ASSIGN(bool sent, one(**dir, self, entry, out));
       if (sent && entry.ref.kind == Kind::dir) below.push_back(std::make_shared<Place>(Place{self, std::move(entry)}));
     }
     if (below.empty()) return {};
@@ -105,11 +109,12 @@ class FullWalk final : public Migration {
     return {};
   }
 
-  Result<bool> one(TreeFile& dir, const Place& place, const ViewEntry& entry, Emitter& out) {
+  Result<bool> one(TreeFile& dir, const PlacePtr& place, const ViewEntry& entry, Emitter& out) {
     auto file = run_.tree.open_in(dir, entry);
     if (!file) {
       if (!spares_the_rest(file.error())) return pass_on(file.error());
-      run_.unreadable(path_in(place, entry.name), file.error());
+      run_.unreadable(path_in(*place, entry.name), file.error());
+      keeper_.entry(place, entry.name);
       return false;
     }
     const Attr& attr = (*file)->attr();
@@ -118,7 +123,7 @@ class FullWalk final : public Migration {
     if (linked) {
       Lock l(mutex_);
       if (!linked_.emplace(id, true).second) {
-        late_.push_back({dir.ref().id, entry.name, id});
+        late_.push_back({place, entry.name, id});
         return false;
       }
     }
@@ -129,7 +134,9 @@ class FullWalk final : public Migration {
     record.name = entry.name;
     Data data;
     data.how = Data::How::all;
-    SOMFS_TRY_ASSIGN(bool sent, out.object(**file, std::move(record), data, place, entry.name));
+    SOMFS_TRY_ASSIGN(bool sent, out.object(**file, std::move(record), data, *place, entry.name));
+    if (sent && attr.kind == Kind::dir) keeper_.sent(id);
+    if (!sent) keeper_.entry(place, entry.name);
     if (linked && !sent) {
       Lock l(mutex_);
       linked_[id] = false;
@@ -138,6 +145,7 @@ class FullWalk final : public Migration {
   }
 
   Run& run_;
+  Keeper keeper_;
   Mutex mutex_;
   CondVar change_;
   std::vector<PlacePtr> todo_ GUARDED_BY(mutex_);

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The mirror's side of a conversation: the order of messages and their sizes are checked here, their contents where they are used.
+#include <thread>
+
 #include "common/bytes.h"
 #include "common/printable.h"
+#include "common/sync.h"
 #include "replicator/mirror.h"
 
 namespace somfs::replicator {
@@ -164,14 +167,51 @@ Result<bool> Conversation::one(Message m) {
   return false;
 }
 
+// Closes a transport over which nothing comes: who says nothing must not occupy a process for ever.
+class FirstMessage {
+ public:
+  FirstMessage(Transport& transport, std::chrono::milliseconds within)
+      : transport_(transport), until_(std::chrono::steady_clock::now() + within), watch_([this] { watch(); }) {}
+  ~FirstMessage() { came(); }
+
+  void came() {
+    Lock l(mutex_);
+    over_ = true;
+    change_.notify_all();
+  }
+  bool late() {
+    Lock l(mutex_);
+    return late_;
+  }
+
+ private:
+  void watch() {
+    Lock l(mutex_);
+    while (!over_ && std::chrono::steady_clock::now() < until_) change_.wait_until(mutex_, until_);
+    if (over_) return;
+    late_ = true;
+    transport_.close();
+  }
+
+  Transport& transport_;
+  const std::chrono::steady_clock::time_point until_;
+  Mutex mutex_;
+  CondVar change_;
+  bool over_ GUARDED_BY(mutex_) = false, late_ GUARDED_BY(mutex_) = false;
+  std::jthread watch_;   // last: it uses everything above, and is joined first
+};
+
 }  // namespace
 
-Status serve(Transport& transport, const std::function<Result<std::unique_ptr<Mirror>>()>& open) {
+Status serve(Transport& transport, const std::function<Result<std::unique_ptr<Mirror>>()>& open, std::chrono::milliseconds hello_within) {
   Conversation talk(transport, open);
+  FirstMessage first(transport, hello_within);
   for (;;) {
     auto message = transport.receive();
+    first.came();
     if (!message) {
       talk.give_up();
+      if (first.late()) return fail(Exit::link_down, "gave up on a source", {}, "it did not say hello in time");
       return pass_on(std::move(message).error());
     }
     auto over = talk.one(std::move(*message));

@@ -10,6 +10,7 @@ namespace somfs::replicator {
 namespace {
 
 constexpr std::size_t kKept = 10'000;
+constexpr std::size_t kRepaired = 1u << 20;   // beyond that everything is sent again
 constexpr std::size_t kOpenDirs = 64;     // deeper ones are opened again when their turn comes back
 
 using Path = std::vector<std::string>;
@@ -47,13 +48,22 @@ class Rows {
       if (!decode(m.body, &rows_)) return fail(Exit::peer_version, "cannot talk to the mirror", {}, "its rows are malformed");
       at_ = 0;
       ended_ = rows_.empty();
+      for (const InspectRow& row : rows_) SOMFS_TRY(in_order(row.path));
     }
     return ended_ ? nullptr : &rows_[at_];
   }
   void next() { ++at_; }
 
  private:
+  // Each path once, so that what is merged with them cannot go on for ever over the same few.
+  Status in_order(const Path& path) {
+    if (last_ && !(*last_ < path)) return fail(Exit::peer_version, "cannot talk to the mirror", {}, "its rows are out of order");
+    last_ = path;
+    return {};
+  }
+
   Link& link_;
+  std::optional<Path> last_;
   std::vector<InspectRow> rows_;
   std::size_t at_ = 0;
   bool ended_ = false;
@@ -61,7 +71,7 @@ class Rows {
 
 class Verify {
  public:
-  Verify(Run& run, Rows& rows) : run_(run), rows_(rows) {}
+  Verify(Run& run, Rows& rows, std::uint32_t mirror_user) : run_(run), rows_(rows), mirror_user_(mirror_user) {}
 
   Result<VerifyReport> run() {
     SOMFS_TRY(begin());
@@ -189,8 +199,11 @@ class Verify {
     if (!s.trouble.empty() || !r.trouble.empty()) return differ(path_, "unreadable", s.id);
     if (a.kind != b.kind) return differ(path_, "kind", s.id);
     if (a.size != b.size || s.content != r.content) differ(path_, "content", s.id);
-    if (a.mode != b.mode) differ(path_, "mode", s.id);
-    if (a.uid != b.uid || a.gid != b.gid) differ(path_, "owner", s.id);
+    const bool owned = keeps_owner(mirror_user_, a.uid);
+    if (!owned && report_.notes.empty()) report_.notes.push_back(kNoOwners);
+    const std::uint32_t bits = owned ? 07777 : 01777;
+    if ((a.mode & bits) != (b.mode & bits)) differ(path_, "mode", s.id);
+    if (owned && (a.uid != b.uid || a.gid != b.gid)) differ(path_, "owner", s.id);
     if (a.mtime != b.mtime) differ(path_, "mtime", s.id);
     if (a.rdev != b.rdev) differ(path_, "device", s.id);
     if (s.xattr_hash != r.xattr_hash) differ(path_, "xattrs", s.id);
@@ -200,13 +213,14 @@ class Verify {
   }
 
   void differ(const Path& path, const char* what, const ObjectId& id) {
-    if (id) report_.damaged.push_back(id);
+    if (id && report_.damaged.size() < kRepaired) report_.damaged.push_back(id);
     if (report_.differences.size() < kKept) report_.differences.push_back({printable(joined(path)), what});
     else report_.truncated = true;
   }
 
   Run& run_;
   Rows& rows_;
+  const std::uint32_t mirror_user_;
   VerifyReport report_;
   std::vector<Frame> stack_;
   Path path_;
@@ -221,13 +235,13 @@ Result<VerifyReport> verify_tree(Tree& tree, const Source& source, Transport& tr
   hello.generation = source.generation;
   hello.ancestors = source.ancestors;
   hello.wants = "verify";
-  SOMFS_TRY(link.greet(hello));
+  SOMFS_TRY_ASSIGN(Welcome welcome, link.greet(hello));
   SOMFS_TRY(link.send(MessageType::inspect, options.deep ? "deep" : ""));
   progress.phase = "verifying";
   MigrateOptions none;
   Run run(tree, source, none, progress, link);
   Rows rows(link);
-  SOMFS_TRY_ASSIGN(VerifyReport report, Verify(run, rows).run());
+  SOMFS_TRY_ASSIGN(VerifyReport report, Verify(run, rows, welcome.user).run());
   (void)link.send(MessageType::bye, {});   // nothing depends on it
   report.excludes = source.excludes;
   return report;

@@ -85,6 +85,7 @@ struct Welcome {
   std::uint64_t staged = 0;        // objects an interrupted run left
   std::uint64_t files = 0;         // objects in the catalog: for the brake and for plans
   bool held = false;               // an epoch waits for a person's decision
+  std::uint32_t user = 0;          // whom it runs as: anybody but root cannot give files away
 };
 struct Begin {
   std::uint64_t base_epoch = 0;    // differential: the mirror's committed epoch must be this; else it refuses (Exit::temporary)

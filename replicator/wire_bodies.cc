@@ -89,6 +89,7 @@ std::string encode(const Welcome& m) {
   w.varint(m.staged);
   w.varint(m.files);
   put_bool(w, m.held);
+  w.u32(m.user);
   return s;
 }
 
@@ -105,6 +106,7 @@ bool decode(std::string_view bytes, Welcome* m) {
   m->staged = r.varint();
   m->files = r.varint();
   m->held = get_bool(r);
+  m->user = r.u32();
   return r.at_end();
 }
 

@@ -45,6 +45,9 @@ code_is 1 somfs-ctl snapshot delete "$d" first
 
 check "dry run" somfs-ctl migrate "$d" "$m" --dry-run --json
 [ -e "$m/tree" ] && same "a dry run makes nothing" there absent
+ln -s "$d" "$scratch/detour"
+for inside in "$d" "$d/mirror" "$d/new/deep" "$scratch/detour/mirror" "$scratch" "dir:$d/.somfs"; do code_is 1 somfs-ctl migrate "$d" "$inside"; done
+[ -e "$d/mirror" ] && same "no mirror in the volume" there absent
 check "full" somfs-ctl migrate "$d" "$m" --json
 same "strategy" "$(field strategy <"$scratch/out")" full
 cp "$scratch/out" "$scratch/json"

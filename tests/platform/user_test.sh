@@ -20,6 +20,7 @@ check "snapshot" as_user somfs-ctl snapshot create "$d" --name s
 cp_before=$scratch/before
 as_user cp -a "$d/.somfs/snapshots/s" "$home/before"
 check "full" as_user somfs-ctl migrate "$d" "$m" --json
+same "everything is their own" "$(cat "$scratch/err")" ""
 check "equal" as_user treecmp "$d" "$m/tree" --skip .somfs
 as_user sh -c "cd $d && echo new >f1 && rm f2 && mv deep moved && mv f3 sub/f3 && echo y >>moved/er/est/x && chmod 600 f4"
 check "snapshot shows the past" as_user treecmp "$home/before" "$d/.somfs/snapshots/s"
@@ -43,4 +44,17 @@ rm "$d/closed"
 # The mount serves this user alone, as the process behind it can act for nobody else.
 code_is 10 as_user somfs "$d" -o allow_other
 same "nothing is mounted" "$(awk -v d="$d" '$5 == d' /proc/self/mountinfo | wc -l)" 0
+
+# What belongs to others becomes the user's own at the mirror; that is said once, and is no difference.
+d=$home/two m=$home/mirror2
+as_user mkdir "$d"
+for i in 1 2 3; do echo "$i" >"$d/of-root$i"; done
+chmod 4755 "$d/of-root1"
+check "mounts" as_user somfs "$d"
+check "full" as_user somfs-ctl migrate "$d" "$m"
+same "said once" "$(grep -c "does not run as root" "$scratch/err")" 1
+same "no set-id bit for another owner" "$(stat -c %a "$m/tree/of-root1")" 755
+check "verify" as_user somfs-ctl verify "$d" "$m"
+same "said once" "$(grep -c "does not run as root" "$scratch/out")" 1
+check "stops" as_user somfs-ctl umount "$d"
 passed

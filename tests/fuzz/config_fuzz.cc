@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/config.h"
+#include "tests/fuzz/fuzz.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  auto config = somfs::cli::parse_config(std::string(somfs::fuzz::view(data, size)), "somfs.conf");
+  if (config) somfs::fuzz::demand(config->reserve_bytes(1ull << 40) <= 1ull << 62, "a reserve beyond all bounds");
+  else somfs::fuzz::demand(!config.error().line().empty(), "an error without a line");
+  return 0;
+}
