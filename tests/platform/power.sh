@@ -23,7 +23,13 @@ record_stop() {
     umount "$disk" || failures=$((failures + 1))
     for _ in $(seq 200); do umount "$scratch/device" 2>/dev/null && break; sleep 0.05; done
     wait "$recorder"
-    entries=$(recdev list --log "$scratch/log" | wc -l)
+    recdev list --log "$scratch/log" >"$scratch/entries"
+    entries=$(wc -l <"$scratch/entries")
+}
+# any_flush FROM: a random flush after entry FROM. Cut there with nothing unflushed kept, the disk shows a missing sync best.
+any_flush() {
+    mapfile -t flushes < <(awk -v from="$1" '$1 > from && $2 == "flush" {print $1}' "$scratch/entries")
+    at=${flushes[$(((RANDOM * 32768 + RANDOM) % ${#flushes[@]}))]}
 }
 cut() { # cut K SEED: the image that remains, mounted at $disk
     recdev cut --image "$scratch/base.img" --log "$scratch/log" --at "$1" --seed "$2" --out "$scratch/cut.img" >"$scratch/out" || return 1

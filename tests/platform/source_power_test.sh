@@ -124,8 +124,13 @@ done_cuts=0
 for e in $(seq "$epochs"); do judge "${acked[e]}" 0; done_cuts=$((done_cuts + 1)); done
 first=${acked[1]}
 for i in $(seq "$cuts"); do
-    case $((i % 4)) in 0) s=0 ;; 1) s=1 ;; *) s=$((RANDOM + 2)) ;; esac
-    judge $((first + (RANDOM * 32768 + RANDOM) % (last - first + 1))) "$s"
+    at=$((first + (RANDOM * 32768 + RANDOM) % (last - first + 1)))
+    case $((i % 4)) in
+    0) s=1 ;;
+    1) s=$((RANDOM + 2)) ;;
+    *) s=0; any_flush "$first" ;;
+    esac
+    judge "$at" "$s"
     done_cuts=$((done_cuts + 1))
 done
 echo "source on $fs: $done_cuts cuts of $entries entries, seed $seed, $failures failures"
