@@ -137,15 +137,9 @@ void Journal::found(const ObjectId& object, const Handle* handle, bool subtree) 
 // ---- durability
 
 int Journal::Impl::sync_files(const std::vector<std::shared_ptr<Segment>>& files, bool names) {
-  for (const auto& f : files) {
+  for (const auto& f : files)
     if (int e = f->sync(); e != 0) return e;
-    if (options_.watch != nullptr) options_.watch->data_synced(segment_name(f->number()), f->fd());
-  }
-  if (names) {
-    if (::fsync(dir_.get()) != 0) return errno;
-    if (options_.watch != nullptr) options_.watch->names_synced();
-  }
-  return 0;
+  return names && ::fsync(dir_.get()) != 0 ? errno : 0;
 }
 
 void Journal::Impl::make_durable(std::uint64_t position) {
@@ -263,7 +257,7 @@ Status Journal::Impl::write_state() {
   }
   state_.wall_ns = clock_.wall_ns();
   state_.next_piece = epochs_.next();
-  return replace_watched(dir_.get(), "state", state_.encode(), options_.watch);
+  return replace_file(dir_.get(), "state", state_.encode());
 }
 
 // The last finished epoch stays whoever has it: its objects are suspects after a power loss until they were quiet for one epoch.

@@ -47,21 +47,12 @@ struct TargetState {
   bool content = false;          // ... and contents with hashes, not only ids, sizes and times
 };
 
-// Sees each step that makes something durable, after it succeeded: from this a test rebuilds what a power cut would leave.
-class DurabilityWatch {
- public:
-  virtual ~DurabilityWatch() = default;
-  virtual void data_synced(const std::string& file, int fd) = 0;  // what the file held before the call is durable
-  virtual void names_synced() = 0;                                // the directory's entries are
-};
-
 class Journal final : public ChangeSink {
  public:
   struct Options {
     std::size_t segment_bytes = 4u << 20;
     std::size_t log_bytes = 64u << 20;     // beyond it the running epoch is compacted to disk, and its segments go
     Uuid boot;                             // nil: the kernel's
-    DurabilityWatch* watch = nullptr;      // outlives the journal
     unsigned flush_ms = 500;               // marks are durable within a second
     DirtySet::Bounds bounds;
     bool start_flusher = true;             // tests drive flush() themselves

@@ -52,16 +52,6 @@ bool decode_piece(std::string_view bytes, Piece* piece, DirtySet* set) {
   return r.at_end() && piece->first <= piece->last && DirtySet::decode(body, set);
 }
 
-Status replace_watched(int dir_fd, const std::string& name, std::string_view bytes, DurabilityWatch* watch) {
-  SOMFS_TRY(replace_file(dir_fd, name, bytes));
-  if (watch != nullptr) {
-    Fd fd(::openat(dir_fd, name.c_str(), O_RDONLY | O_CLOEXEC));
-    watch->data_synced(name, fd.get());
-    watch->names_synced();
-  }
-  return {};
-}
-
 Result<DirtySet> Epochs::read(const Piece& piece) const {
   const std::string name = piece_name(piece.number);
   SOMFS_TRY_ASSIGN(const std::string bytes, read_file(dir_fd_, name, kMostBytes));
@@ -99,7 +89,7 @@ std::uint64_t Epochs::last_epoch() const {
 }
 
 Status Epochs::write(Piece piece, const DirtySet& set) {
-  SOMFS_TRY(replace_watched(dir_fd_, piece_name(piece.number), encode_piece(piece, set), watch_));
+  SOMFS_TRY(replace_file(dir_fd_, piece_name(piece.number), encode_piece(piece, set)));
   at_least(piece.number + 1);
   auto at = std::upper_bound(pieces_.begin(), pieces_.end(), piece, [](const Piece& a, const Piece& b) { return a.order < b.order; });
   pieces_.insert(at, std::move(piece));

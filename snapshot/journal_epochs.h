@@ -29,7 +29,7 @@ bool decode_piece(std::string_view bytes, Piece* piece, DirtySet* set);  // fals
 
 class Epochs {
  public:
-  Epochs(int dir_fd, DirtySet::Bounds bounds, DurabilityWatch* watch) : dir_fd_(dir_fd), bounds_(bounds), watch_(watch) {}
+  Epochs(int dir_fd, DirtySet::Bounds bounds) : dir_fd_(dir_fd), bounds_(bounds) {}
 
   // Reads and checks every piece; those replaced by another, or of epochs up to `dropped_up_to`, are removed. Corrupt: an error.
   Status load(const std::vector<std::uint64_t>& numbers, std::uint64_t dropped_up_to);
@@ -53,12 +53,8 @@ class Epochs {
   void remove(std::uint64_t number);
   int dir_fd_;
   DirtySet::Bounds bounds_;
-  DurabilityWatch* watch_;
   std::uint64_t next_ = 1;
   std::vector<Piece> pieces_;             // by order
 };
-
-// replace_file, seen by the watch.
-Status replace_watched(int dir_fd, const std::string& name, std::string_view bytes, DurabilityWatch* watch);
 
 }  // namespace somfs::snapshot

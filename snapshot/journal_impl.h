@@ -26,7 +26,7 @@ namespace somfs::snapshot {
 struct Journal::Impl {
   Impl(Fd dir, const Clock& clock, Options options)
       : dir_(std::move(dir)), clock_(clock), options_(options),
-        epochs_(dir_.get(), options.bounds, options.watch), dirty_(options.bounds) {}
+        epochs_(dir_.get(), options.bounds), dirty_(options.bounds) {}
   ~Impl();
 
   // journal_open.cc

@@ -194,7 +194,7 @@ Status Journal::Impl::start_anew(const Found& found, const Replay& log) {
     if (::renameat(dir_.get(), name.c_str(), dir_.get(), (aside + "/" + name).c_str()) != 0)
       return fail_errno("cannot set aside", name);
   gap_found_ = Gap::broken;
-  epochs_ = Epochs(dir_.get(), options_.bounds, options_.watch);
+  epochs_ = Epochs(dir_.get(), options_.bounds);
   if (!state_.volume) state_.volume = log.volume ? log.volume : Uuid::random();
   if (!state_.generation) state_.generation = log.generation;
   state_.renew_generation();

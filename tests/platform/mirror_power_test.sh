@@ -83,8 +83,13 @@ judge() {
 done_cuts=0
 for e in $(seq "$epochs"); do judge "${durable[e]}" 0; done_cuts=$((done_cuts + 1)); done
 for i in $(seq "$cuts"); do
-    case $((i % 4)) in 0) s=0 ;; 1) s=1 ;; *) s=$((RANDOM + 2)) ;; esac
-    judge $(((RANDOM * 32768 + RANDOM) % (entries + 1))) "$s"
+    at=$(((RANDOM * 32768 + RANDOM) % (entries + 1)))
+    case $((i % 4)) in
+    0) s=1 ;;
+    1) s=$((RANDOM + 2)) ;;
+    *) s=0; any_flush "${began[1]}" ;;
+    esac
+    judge "$at" "$s"
     done_cuts=$((done_cuts + 1))
 done
 echo "mirror on $fs: $done_cuts cuts of $entries entries, seed $seed, $failures failures"

@@ -15,7 +15,8 @@ record_start() { # record_start FS
     recorder=$!
     for _ in $(seq 200); do [ -e "$scratch/device/disk" ] && break; sleep 0.02; done
     # A commit interval of its own would make much durable that nobody asked for, and hide a missing sync.
-    case "$1" in ext4 | btrfs) with=loop,commit=300 ;; *) with=loop ;; esac
+    # xfs refuses to see an image twice, and a private mount namespace of anybody's may hold the one before a while longer.
+    case "$1" in ext4 | btrfs) with=loop,commit=300 again=loop ;; *) with=loop again=loop,nouuid ;; esac
     mount -o "$with" "$scratch/device/disk" "$disk" || skip "cannot mount $1 here"
 }
 recorded() { cat "$scratch/device/entries"; }
@@ -23,13 +24,16 @@ record_stop() {
     umount "$disk" || failures=$((failures + 1))
     for _ in $(seq 200); do umount "$scratch/device" 2>/dev/null && break; sleep 0.05; done
     wait "$recorder"
-    entries=$(recdev list --log "$scratch/log" | wc -l)
+    recdev list --log "$scratch/log" >"$scratch/entries"
+    entries=$(wc -l <"$scratch/entries")
+}
+# any_flush FROM: a random flush after entry FROM. Cut there with nothing unflushed kept, the disk shows a missing sync best.
+any_flush() {
+    mapfile -t flushes < <(awk -v from="$1" '$1 > from && $2 == "flush" {print $1}' "$scratch/entries")
+    at=${flushes[$(((RANDOM * 32768 + RANDOM) % ${#flushes[@]}))]}
 }
 cut() { # cut K SEED: the image that remains, mounted at $disk
     recdev cut --image "$scratch/base.img" --log "$scratch/log" --at "$1" --seed "$2" --out "$scratch/cut.img" >"$scratch/out" || return 1
-    # The image before may still be mounted for a moment in a namespace that is just going, and xfs refuses to see double.
-    for _ in $(seq 50); do mount -o loop "$scratch/cut.img" "$disk" 2>"$scratch/mount.err" && return 0; sleep 0.2; done
-    cat "$scratch/mount.err"
-    return 1
+    mount -o "$again" "$scratch/cut.img" "$disk"
 }
 uncut() { umount "$disk" && rm -f "$scratch/cut.img"; }

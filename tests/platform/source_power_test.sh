@@ -52,11 +52,16 @@ PY
 
 # after_cut: runs in a mount namespace of its own, where the machine has another boot id.
 after_cut() {
-    local v=$disk/vol m=$scratch/mirrored/mirror strategy code=0
-    uuidgen >"$scratch/boot_id"
+    local v=$disk/vol m=$scratch/mirrored/mirror strategy code=0 daemon
+    cat /proc/sys/kernel/random/uuid >"$scratch/boot_id"
     mount --bind "$scratch/boot_id" /proc/sys/kernel/random/boot_id || return 1
-    somfs "$v" || { echo "the source does not mount"; return 1; }
-    somfs-ctl status "$v" --json >"$scratch/status" 2>&1
+    somfs -f "$v" >"$scratch/somfs.log" 2>&1 &
+    daemon=$!
+    for _ in $(seq 300); do
+        somfs-ctl status "$v" --json >"$scratch/status" 2>/dev/null && break
+        kill -0 $daemon 2>/dev/null || break
+        sleep 0.1
+    done
     same "the start is a crash" "$(field volumes.0.gap_scan.gap <"$scratch/status")" crashed || code=1
     if check "migrates" somfs-ctl migrate "$v" "$m" --json --confirm-removal; then
         strategy=$(field strategy <"$scratch/out")
@@ -70,6 +75,8 @@ after_cut() {
         code=1
     fi
     check "stops" somfs-ctl umount "$v" || code=1
+    wait $daemon
+    same "the mount process ends" $? 0 || { code=1; tail -n 5 "$scratch/somfs.log"; }
     return $code
 }
 
@@ -124,8 +131,13 @@ done_cuts=0
 for e in $(seq "$epochs"); do judge "${acked[e]}" 0; done_cuts=$((done_cuts + 1)); done
 first=${acked[1]}
 for i in $(seq "$cuts"); do
-    case $((i % 4)) in 0) s=0 ;; 1) s=1 ;; *) s=$((RANDOM + 2)) ;; esac
-    judge $((first + (RANDOM * 32768 + RANDOM) % (last - first + 1))) "$s"
+    at=$((first + (RANDOM * 32768 + RANDOM) % (last - first + 1)))
+    case $((i % 4)) in
+    0) s=1 ;;
+    1) s=$((RANDOM + 2)) ;;
+    *) s=0; any_flush "$first" ;;
+    esac
+    judge "$at" "$s"
     done_cuts=$((done_cuts + 1))
 done
 echo "source on $fs: $done_cuts cuts of $entries entries, seed $seed, $failures failures"

@@ -7,7 +7,6 @@ namespace {
 
 class PowerCutTest : public test::JournalTest {
  protected:
-  PowerCutTest() { options.watch = &watch; }
   DirtySet suspects() {
     auto j = open_after_power_cut();
     EXPECT_EQ(j->gap_found(), Gap::crashed);
@@ -75,7 +74,6 @@ TEST_F(PowerCutTest, segments_go_only_after_their_epoch_is_durable) {
     test::Scratch early;  // before compaction: the first segment still tells
     watch.leave(early.fd());
     auto past = options;
-    past.watch = nullptr;
     past.boot = Uuid::random();
     auto again = Journal::open(early.fd(), fs_id, clock, past);
     ASSERT_TRUE(again);

@@ -11,6 +11,7 @@
 
 #include "snapshot/journal.h"
 #include "tests/unit/snapshot/scratch.h"
+#include "tests/unit/sync_calls.h"
 
 namespace somfs::snapshot::test {
 
@@ -24,39 +25,58 @@ inline std::set<std::string> list(int dir_fd) {
 }
 
 // What a power cut would leave at its worst: contents as of their last sync, only names that were synced, and every removal done.
-class PowerCut final : public DurabilityWatch {
+class PowerCut {
  public:
-  explicit PowerCut(int dir_fd) : dir_fd_(dir_fd) {}
-  void data_synced(const std::string& file, int fd) override {
-    std::lock_guard l(m_);
-    struct stat st;
-    ::fstat(fd, &st);
-    std::string bytes(static_cast<std::size_t>(st.st_size), '\0');
-    std::size_t got = 0;
-    pread_all(fd, bytes.data(), bytes.size(), 0, &got);
-    contents_[file] = bytes;
-    ++syncs;
+  explicit PowerCut(int dir_fd) : dir_fd_(dir_fd), dir_(identity(dir_fd)) {
+    somfs::test::on_sync([this](int fd, somfs::test::Sync) {
+      std::lock_guard l(m_);
+      if (identity(fd) == dir_) {
+        names_ = names();
+        return;
+      }
+      struct stat st;
+      if (::fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) return;
+      std::string bytes(static_cast<std::size_t>(st.st_size), '\0');
+      std::size_t got = 0;
+      const Fd readable(::open(("/proc/self/fd/" + std::to_string(fd)).c_str(), O_RDONLY | O_CLOEXEC));
+      pread_all(readable.get(), bytes.data(), bytes.size(), 0, &got);
+      contents_[identity(fd)] = bytes;
+      ++syncs;
+    });
   }
-  void names_synced() override {
-    std::lock_guard l(m_);
-    names_ = list(dir_fd_);
-  }
+  ~PowerCut() { somfs::test::on_sync({}); }
+  PowerCut(const PowerCut&) = delete;
+  PowerCut& operator=(const PowerCut&) = delete;
+
   void leave(int into_fd) {
     std::lock_guard l(m_);
     const auto now = list(dir_fd_);
-    for (const auto& name : names_) {
+    for (const auto& [name, file] : names_) {
       if (!now.contains(name)) continue;
       Fd fd(::openat(into_fd, name.c_str(), O_WRONLY | O_CREAT | O_EXCL, 0600));
-      write_all(fd.get(), contents_[name]);
+      write_all(fd.get(), contents_[file]);
     }
   }
   int syncs = 0;
 
  private:
+  using File = std::pair<std::uint64_t, std::int64_t>;  // inode and its birth, for numbers are used again
+  static File identity(int fd) {
+    struct statx st {};
+    ::statx(fd, "", AT_EMPTY_PATH, STATX_INO | STATX_BTIME, &st);
+    return {st.stx_ino, st.stx_btime.tv_sec * 1'000'000'000 + st.stx_btime.tv_nsec};
+  }
+  std::map<std::string, File> names() const {
+    std::map<std::string, File> out;
+    for (const auto& name : list(dir_fd_)) out[name] = identity(Fd(::openat(dir_fd_, name.c_str(), O_PATH | O_CLOEXEC)).get());
+    return out;
+  }
+
   std::mutex m_;
-  int dir_fd_;
-  std::map<std::string, std::string> contents_;
-  std::set<std::string> names_;
+  const int dir_fd_;
+  const File dir_;
+  std::map<File, std::string> contents_;
+  std::map<std::string, File> names_;
 };
 
 class JournalTest : public testing::Test {
@@ -75,7 +95,6 @@ class JournalTest : public testing::Test {
   // As after a power cut at this moment, in another boot.
   std::unique_ptr<Journal> open_after_power_cut() {
     watch.leave(after.fd());
-    options.watch = nullptr;
     options.boot = Uuid::random();
     return open(after.fd());
   }
