@@ -38,11 +38,15 @@ Status read_options(Arguments* a) {
       std::string o = list.substr(at, end - at);
       at = end + 1;
       static const std::set<std::string> accepted{"", "rw", "defaults", "dev", "suid", "exec", "auto", "noauto", "user", "users", "nofail", "_netdev",
-                                                  "default_permissions", "allow_other", "noatime", "relatime", "nodev", "nosuid", "noexec"};
+                                                  "default_permissions", "relatime"};
+      static const std::set<std::string> of_the_kernel{"nodev", "nosuid", "noexec", "noatime"};
       if (o == "writeback") a->volume.writeback = true;
       else if (o == "ro") a->volume.read_only = true;
       else if (o == "force") a->force = true;
-      else if (o == "allow_root") a->volume.allow_other = true;
+      else if (of_the_kernel.contains(o)) a->volume.mount_options.push_back(o);
+      else if (o == "allow_other" && ::geteuid() != 0)
+        return fail(Exit::not_allowed, "cannot let other users in:", printable(a->dir), "an ordinary user's mount serves that user alone", "mount it as root");
+      else if (o == "allow_other") continue;
       else if (o.starts_with("config=")) a->config_file = o.substr(7);
       else if (o.starts_with("log=")) a->log_file = o.substr(4);
       else if (o.starts_with("x-") || o.starts_with("comment=") || o.starts_with("fsname=") || o.starts_with("subtype=")) continue;
@@ -163,7 +167,7 @@ int main(int argc, char** argv) {
   app.add_flag("-f,--foreground", a.foreground, "Stay in the foreground, log to standard error");
   app.add_flag("--force", a.force, "Mount although files in it are open: what is written through those is not seen");
   app.add_flag("--debug", a.debug, "Log more");
-  app.add_option("-o", a.options, "Mount options: ro, writeback, config=FILE, log=FILE, force")->expected(1)->allow_extra_args(false);
+  app.add_option("-o", a.options, "Mount options: ro, writeback, nodev, nosuid, noexec, noatime, force, config=FILE, log=FILE")->expected(1)->allow_extra_args(false);
   app.set_version_flag("--version,-V", std::string("somfs ") + kVersion);
   app.footer("Stop with: umount MOUNTPOINT, or somfs-ctl umount DIR. In /etc/fstab: DIR DIR fuse.somfs defaults,nofail 0 0");
   try {

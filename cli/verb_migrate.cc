@@ -63,10 +63,11 @@ Status wait_until_idle(const std::string& dir, double quiet, double most, Termin
 
 std::string summary(const replicator::MigrateReport& r, const Json& lease, const std::string& target, bool dry_run, double seconds) {
   char line[512];
-  std::snprintf(line, sizeof line, "%s%s to %s: %llu objects, %llu names, %llu removed; read %s, sent %s; frozen %s; %s\n",
+  double frozen = lease.value("freeze_ms", 0.0) / 1000;
+  std::snprintf(line, sizeof line, "%s%s to %s: %llu objects, %llu names, %llu removed; read %s, sent %s; %s; %s\n",
                 dry_run ? "would migrate, " : "", r.strategy.c_str(), printable(target).c_str(), static_cast<unsigned long long>(r.files),
                 static_cast<unsigned long long>(r.names), static_cast<unsigned long long>(r.removed), human_bytes(r.bytes_source).c_str(),
-                human_bytes(r.bytes_wire).c_str(), human_seconds(lease.value("freeze_ms", 0.0) / 1000).c_str(), human_seconds(seconds).c_str());
+                human_bytes(r.bytes_wire).c_str(), frozen > 0 ? ("frozen " + human_seconds(frozen)).c_str() : "no freeze needed", human_seconds(seconds).c_str());
   return line;
 }
 

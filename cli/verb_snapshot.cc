@@ -29,7 +29,7 @@ struct Options {
 
 Result<Exit> create(const Options& o, Terminal& t) {
   SOMFS_TRY_ASSIGN(Json j, ask(o.dir, {{"verb", "snapshot-create"}, {"name", o.name}, {"crash_consistent", o.crash_consistent}, {"timeout", o.timeout}}));
-  std::string text = "snapshot " + j.value("name", "") + ": frozen " + human_seconds(j.value("freeze_ms", 0.0) / 1000) + ", in all " +
+  std::string text = "snapshot " + j.value("name", "") + ": " + (j.value("freeze_ms", 0.0) > 0 ? "frozen " + human_seconds(j.value("freeze_ms", 0.0) / 1000) : std::string("no freeze needed")) + ", in all " +
                      human_seconds(j.value("total_ms", 0.0) / 1000) + ", " + j.value("consistency", "") + "-consistent\n";
   for (const auto& w : j["writers"]) {
     text += "  writer " + printable(w.value("name", "")) + ": " + w.value("answer", "");

@@ -27,7 +27,7 @@ std::string screen(const Json& v) {
   std::string s = printable(v.value("dir", "")) + "  " + v.value("state", "") + "\n";
   const Json& f = v["freeze_ms"];
   char b[256];
-  s += row("mounted", printable(v.value("mountpoint", "")) + ", " + v.value("mode", "") + ", since " + human_seconds(v.value("uptime_s", 0.0)));
+  s += row("mounted", printable(v.value("mountpoint", "")) + ", " + v.value("mode", "") + ", for " + human_seconds(v.value("uptime_s", 0.0)));
   if (f.value("count", 0) > 0) {
     std::snprintf(b, sizeof b, "%d times, median %.2f ms, p99 %.2f ms, longest %.2f ms", f.value("count", 0), f.value("p50", 0.0), f.value("p99", 0.0), f.value("max", 0.0));
     s += row("frozen", b);
@@ -53,7 +53,8 @@ std::string screen(const Json& v) {
   for (const auto& m : v["mirrors"]) {
     double lag = m["acked_lag_s"].is_number() ? m["acked_lag_s"].get<double>() : -1;
     s += row("mirror", printable(m.value("target", "")) + "  " + m.value("state", "") +
-                           (lag >= 0 ? ", holds the state of " + human_seconds(lag) + " ago (epoch " + std::to_string(m.value("epoch", 0ull)) + ")" : ", holds nothing yet"));
+                           (lag < 0 ? ", holds nothing yet" : lag == 0 ? ", holds all there is" : ", holds the state of " + human_seconds(lag) + " ago") +
+                           (lag < 0 ? "" : " (epoch " + std::to_string(m.value("epoch", 0ull)) + ")"));
   }
   if (v["mirrors"].empty()) s += row("mirrors", "none yet: somfs-ctl migrate DIR TARGET");
   std::string force;

@@ -349,6 +349,7 @@ Status Volume::Impl::open_parts() {
   m.writeback = options.writeback;
   m.read_only = options.read_only;
   m.allow_other = options.allow_other;
+  m.options = options.mount_options;
   m.fsname = options.dir;
   SOMFS_TRY_ASSIGN(mount, fs::Mount::open(*backing, m, fs::Chain(gate.get(), {cow.get(), capture.get()}), store.get(), journal.get(), tree.get()));
   last_change_seen_ns = clock.mono_ns();
@@ -402,7 +403,9 @@ Result<snapshot::CutReport> Volume::Impl::cut(snapshot::SnapshotInfo info, bool 
   request.hold_ms = options.config.hold_ms;
   request.requester_pid = requester;
   cut_info = std::move(info);
-  return coordinator->cut(request);
+  auto report = coordinator->cut(request);
+  if (report) store->set_consistency(request.name, report->consistency);
+  return report;
 }
 
 Result<Json> Volume::Impl::snapshot_create(const Json& request) {
@@ -431,7 +434,11 @@ Json Volume::Impl::status() {
          {"freeze_ms", {{"count", h.count()}, {"min", h.min()}, {"mean", h.mean()}, {"p50", h.percentile(0.5)}, {"p99", h.percentile(0.99)}, {"max", h.max()}}}};
   Json mirrors = Json::array();
   for (const auto& t : journal->targets()) {
-    bool clean = !t.gap && t.acked_epoch + 1 == journal->epoch() && journal->changes_in_epoch() == 0;
+    bool clean = false;
+    if (!t.gap && t.acked_epoch != 0 && journal->changes_in_epoch() == 0) {
+      auto since = journal->dirty_since(t.acked_epoch, journal->epoch() - 1);
+      clean = since && since->empty();
+    }
     Json m{{"target", t.target}, {"state", locks.held(t.target) ? "MIGRATING" : t.gap ? "GAP" : clean ? "SYNCED" : "BEHIND"}, {"epoch", t.acked_epoch}};
     double lag = clean ? 0 : t.acked_cut_ns == 0 ? -1 : static_cast<double>(clock.wall_ns() - t.acked_cut_ns) / 1e9;
     m["acked_lag_s"] = lag < 0 ? Json(nullptr) : Json(lag);
@@ -500,7 +507,11 @@ void Volume::Impl::serve_source(Connection& c, const Json& request) {
   std::string target = request.value("target", ""), snapshot = request.value("snapshot", ""), purpose = request.value("purpose", "");
   TargetLocks::Hold hold;
   if (purpose == "migrate") {
-    hold = locks.take(target);
+    // A run that was killed or lost its link holds the lock until this process has noticed: whoever runs it again is not refused for that.
+    for (int tries = 0; !(hold = locks.take(target)) && tries < 100; ++tries) {
+      const timespec tick{0, 10'000'000};
+      ::nanosleep(&tick, nullptr);
+    }
     if (!hold) {
       (void)c.send(error_json({Exit::locked, 0, "another run is under way to", printable(target), {}, "wait for it, or look at somfs-ctl status"}));
       return;
@@ -549,6 +560,7 @@ void Volume::Impl::serve_source(Connection& c, const Json& request) {
       if (!c.send(reply ? *reply : error_json(reply.error()), fds)) break;
     }
   }
+  hold = {};                                 // removal may take its time, and nobody migrates any more
   if (made) (void)store->remove(snapshot);   // it may have been dropped meanwhile
 }
 

@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "cli/config.h"
 #include "common/result.h"
@@ -19,6 +20,7 @@ struct VolumeOptions {
   bool writeback = false;      // opt-in: faster small writes, weaker snapshots
   bool read_only = false;
   bool allow_other = true;
+  std::vector<std::string> mount_options;   // the kernel's: nosuid, noatime …
 };
 
 class Volume {

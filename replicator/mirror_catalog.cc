@@ -106,6 +106,9 @@ CatalogDb::~CatalogDb() {
 tl::unexpected<Error> CatalogDb::error(const char* what) const {
   int code = sqlite3_errcode(db_) & 0xff;
   if (code == SQLITE_FULL) return fail(Exit::no_space, what, "the mirror's catalog", sqlite3_errmsg(db_));
+  // "disk I/O error" and "unable to open database file" have a reason beneath.
+  if (int e = sqlite3_system_errno(db_); e != 0 && (code == SQLITE_IOERR || code == SQLITE_CANTOPEN))
+    return fail_errno(what, "the mirror's catalog", e);
   if (code == SQLITE_CORRUPT || code == SQLITE_NOTADB)
     return fail(Exit::configuration, what, "the mirror's catalog", sqlite3_errmsg(db_),
                 "move .somfs-mirror aside and migrate again: the files in tree/ are reused");

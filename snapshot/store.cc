@@ -199,12 +199,26 @@ Status Store::take(const std::string& name, std::uint64_t epoch) noexcept {
 }
 
 void Store::cancel(const std::string& name) noexcept {
-  Lock a(impl_->admin);
+  bool prepared = false;
   {
-    Lock l(impl_->mutex);
-    if (impl_->prepared.erase(name) == 0) return;
+    Lock a(impl_->admin);
+    {
+      Lock l(impl_->mutex);
+      prepared = impl_->prepared.erase(name) != 0;
+    }
+    if (prepared) erase_directory(impl_->dir.get(), dir_name({StoreEntry::State::prepared, 0, name}));
   }
-  erase_directory(impl_->dir.get(), dir_name({StoreEntry::State::prepared, 0, name}));
+  if (!prepared) (void)remove(name);   // taken, and then the cut turned out not to hold: what it kept serves the older ones
+}
+
+void Store::set_consistency(const std::string& name, const std::string& consistency) {
+  Lock l(impl_->mutex);
+  for (const auto& s : impl_->snaps) {
+    // Once: the record only ever grows, so that what is in the file is whole whenever somfs is killed.
+    if (s->entry.state != StoreEntry::State::live || s->info.name != name || !s->info.consistency.empty()) continue;
+    s->info.consistency = consistency;
+    (void)pwrite_all(s->info_file.get(), encode_info(s->info), 0);
+  }
 }
 
 std::vector<SnapshotInfo> Store::list() const {

@@ -59,10 +59,12 @@ class Store final : public PreImages {
   std::uint32_t own_links(const ObjectId& object) const noexcept override;
 
   // Two steps so that nothing slow happens while mutations are stopped: prepare() makes the files, take() (at the cut) makes it
-  // the newest snapshot, O(1); cancel() removes what prepare() made. An existing or invalid name: Exit::usage.
+  // the newest snapshot, O(1); cancel() removes what prepare() made, and a snapshot already taken whose cut did not hold. An existing or invalid name: Exit::usage.
   Status prepare(const SnapshotInfo& info);
   Status take(const std::string& name, std::uint64_t epoch) noexcept;
   void cancel(const std::string& name) noexcept;
+  // Known only after the cut: "application" or "crash".
+  void set_consistency(const std::string& name, const std::string& consistency);
 
   std::vector<SnapshotInfo> list() const;             // oldest first
   std::optional<SnapshotInfo> find(const std::string& name) const;

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <filesystem>
 #include <set>
@@ -27,15 +28,30 @@ std::string said_or(const std::string& said, const char* otherwise) { return sai
 
 // https://www.sqlite.org/fileformat.html, "The Database Header". Closing a file drops the POSIX locks that this process has on
 // it, which is why locks are never taken in this process.
-bool is_database(const std::string& path) {
+bool read_header(const std::string& path, std::array<char, 20>* head) {
   constexpr std::string_view kMagic("SQLite format 3\0", 16);
   struct stat st;
   if (::stat(path.c_str(), &st) != 0 || !S_ISREG(st.st_mode)) return false;  // opening a device could do something
   Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   if (!fd) return false;
-  char head[16];
   std::size_t got = 0;
-  return pread_all(fd.get(), head, sizeof head, 0, &got) == 0 && std::string_view(head, got) == kMagic;
+  if (pread_all(fd.get(), head->data(), head->size(), 0, &got) != 0) return false;
+  return std::string_view(head->data(), std::min<std::size_t>(got, kMagic.size())) == kMagic;
+}
+
+bool is_database(const std::string& path) {
+  std::array<char, 20> head{};
+  return read_header(path, &head);
+}
+
+// A database in WAL mode (bytes 18 and 19 are 2) without its -wal and -shm: closed, nothing is under way in it. To open it would make
+// and remove the two, so that whoever compares a snapshot with the one before would find a change that nobody made.
+bool is_closed(const std::string& path) {
+  std::array<char, 20> head{};
+  if (!read_header(path, &head) || head[18] != 2 || head[19] != 2) return false;
+  std::error_code ec;
+  const std::string real = std::filesystem::canonical(path, ec).string();
+  return !ec && ::access((real + "-wal").c_str(), F_OK) != 0 && ::access((real + "-shm").c_str(), F_OK) != 0;
 }
 
 // https://www.sqlite.org/uri.html. mode=rw: a database that has gone is not made anew.
@@ -110,6 +126,7 @@ class SqliteWriter final : public Writer {
   }
 
   void hold(const std::string& path, std::int64_t deadline, WriterReport* report) {
+    if (is_closed(path)) return;
     auto bad = [&](Answer a, const std::string& why) {
       report->answer = a;
       report->reason = printable(path) + ": " + why;

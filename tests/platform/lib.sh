@@ -70,7 +70,7 @@ v=json.loads(sys.stdin.readline())
 for k in sys.argv[1].split("."): v=v[int(k)] if isinstance(v,list) else v[k]
 print(json.dumps(v) if isinstance(v,(dict,list,bool)) or v is None else v)' "$1"; }
 mount_pid() { somfs-ctl status "$1" --json | field volumes.0.pid; }
-wait_gone() { for _ in $(seq 100); do kill -0 "$1" 2>/dev/null || return 0; sleep 0.1; done; return 1; }
+wait_gone() { for _ in $(seq 600); do kill -0 "$1" 2>/dev/null || return 0; sleep 0.1; done; return 1; }
 passed() {
     [ "$failures" = 0 ] || { echo "$failures checks failed"; exit 1; }
     echo "passed"

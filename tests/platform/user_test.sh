@@ -27,6 +27,20 @@ check "differential" as_user somfs-ctl migrate "$d" "$m" --json
 same "strategy" "$(field strategy <"$scratch/out")" differential
 check "equal" as_user treecmp "$d" "$m/tree" --skip .somfs
 check "verify" as_user somfs-ctl verify "$d" "$m"
+ls "$d" >/dev/null 2>&1; same "others are kept out, root too" "$(( $? != 0 ))" 1
 check "stops" as_user somfs-ctl umount "$d"
 same "gone" "$(awk -v d="$d" '$5 == d' /proc/self/mountinfo | wc -l)" 0
+
+# Files that cannot be read are named and left out; the rest is migrated.
+echo secret >"$d/closed"; chmod 600 "$d/closed"; as_user sh -c "echo open >$d/open"
+check "mounts again" as_user somfs "$d"
+code_is 3 as_user somfs-ctl migrate "$d" "$m"
+same "the file is named" "$(grep -c closed "$scratch/err")" 1
+same "the others are there" "$(cat "$m/tree/open")" open
+check "stops" as_user somfs-ctl umount "$d"
+rm "$d/closed"
+
+# The mount serves this user alone, as the process behind it can act for nobody else.
+code_is 10 as_user somfs "$d" -o allow_other
+same "nothing is mounted" "$(awk -v d="$d" '$5 == d' /proc/self/mountinfo | wc -l)" 0
 passed

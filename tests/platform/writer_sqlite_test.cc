@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Real databases with a writer that never stops: while the writer holds them, the files alone are a consistent database.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sqlite3.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include <atomic>
@@ -178,6 +180,24 @@ TEST_P(Sqlite, FindsWhatIsOpen) {
   EXPECT_EQ(sqlite3_exec(second, "BEGIN IMMEDIATE", nullptr, nullptr, nullptr), SQLITE_BUSY);
   sqlite3_close(second);
   writer->release(true, in_ms(10'000));
+}
+
+TEST_P(Sqlite, AClosedDatabaseIsLeftAsItIs) {
+  auto stamp = [&](const std::string& path) {
+    struct stat st{};
+    EXPECT_EQ(::stat(path.c_str(), &st), 0);
+    return std::pair(st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
+  };
+  const timespec long_ago[2] = {{1'000'000'000, 1}, {1'000'000'000, 1}};
+  const std::string dir = scratch / "vol";
+  ASSERT_EQ(::utimensat(AT_FDCWD, file.c_str(), long_ago, 0), 0);
+  ASSERT_EQ(::utimensat(AT_FDCWD, dir.c_str(), long_ago, 0), 0);
+  const auto before = std::pair(stamp(file), stamp(dir));
+  auto writer = make_sqlite_writer(config(), clock);
+  ASSERT_EQ(writer->prepare(in_ms(20'000)).answer, Answer::ready);
+  EXPECT_EQ(std::pair(stamp(file), stamp(dir)), before) << "while it is prepared";
+  writer->release(true, in_ms(10'000));
+  EXPECT_EQ(std::pair(stamp(file), stamp(dir)), before) << "afterwards";
 }
 
 INSTANTIATE_TEST_SUITE_P(Journal, Sqlite, ::testing::Values("wal", "delete"));

@@ -289,5 +289,27 @@ TEST(Store, OpenByIdKnowsWhatHadAName) {
   EXPECT_FALSE(view->open({gone, gone_handle, Kind::file}).value()) << "only the older snapshot holds it";
 }
 
+// A cut that did not hold: the snapshot was taken already and has to go again, and its name is free.
+TEST(StoreCancel, RemovesWhatWasTaken) {
+  Volume v;
+  v.open_store();
+  v.create("/f", "one");
+  v.snapshot("older");
+  const Tree before = v.live();
+  ASSERT_TRUE(v.store->prepare({.name = "s"}));
+  ASSERT_TRUE(v.store->take("s", 7));
+  v.write("/f", 0, "two");
+  v.store->cancel("s");
+  EXPECT_FALSE(v.store->find("s"));
+  EXPECT_EQ(compare(v, "older", before), "");
+  ASSERT_TRUE(v.store->prepare({.name = "s"}));
+  ASSERT_TRUE(v.store->take("s", 8));
+  v.store->set_consistency("s", "application");
+  v.close_store();
+  v.open_store();
+  ASSERT_TRUE(v.store->find("s"));
+  EXPECT_EQ(v.store->find("s")->consistency, "application");
+}
+
 }  // namespace
 }  // namespace somfs::snapshot::test
