@@ -26,7 +26,6 @@ Result<Target> parse_target(const std::string& text);
 // of the volume.
 Status refuse_overlap(const Target& target, const std::string& dir, const std::string& mountpoint);
 
-
 // Conversations with the mirror, one after the other: in this process for a directory, over a spawned ssh else.
 class MirrorLink {
  public:

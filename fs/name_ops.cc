@@ -336,6 +336,8 @@ void Passthrough::do_remove(Remove& r) {
       op.name_count = 1;
       op.excluded = op.names[0].excluded;
       chain_.before(op);
+      // Whoever works in a directory that goes may still look at it: without a descriptor of ours it would be gone at once.
+      PathFd kept = r.directory && victim.node != nullptr ? nodes_.path(*victim.node) : nullptr;
       if (::unlinkat(dir->get(), r.name.c_str(), r.directory ? AT_REMOVEDIR : 0) != 0)
         err = errno;
       else

@@ -198,6 +198,21 @@ TEST(Mount, UnlinkedOpenFilesStayUsable) {
 }
 
 // Names that are renamed, replaced and exchanged say so, with what they named before.
+TEST(Mount, RemovedDirectoriesCanBeLookedAtFromWithin) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  Mounted m(s.path);
+  ASSERT_TRUE(m.mount);
+  std::string d = s.path + "/d";
+  ASSERT_EQ(::mkdir(d.c_str(), 0755), 0);
+  Fd inside(::open(d.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  ASSERT_TRUE(inside);
+  ASSERT_EQ(::rmdir(d.c_str()), 0);
+  struct stat st;
+  ASSERT_EQ(::fstat(inside.get(), &st), 0) << std::strerror(errno);
+  EXPECT_TRUE(S_ISDIR(st.st_mode));
+}
+
 TEST(Mount, RecordsNames) {
   SOMFS_NEEDS_MOUNTS();
   Scratch s;
