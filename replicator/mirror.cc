@@ -248,7 +248,10 @@ Status Mirror::Impl::empty_stage() {
 
 Status Mirror::Impl::apply_pending() {
   std::string redo = std::to_string(committed);
-  SOMFS_TRY(Apply(*reader, tree.get(), stage.get(), journal.get(), redo).run());
+  SOMFS_TRY(reader->begin_reading());
+  Status played = Apply(*reader, tree.get(), stage.get(), journal.get(), redo).run();
+  reader->rollback();
+  SOMFS_TRY(played);
   SOMFS_TRY(writer->begin());
   SOMFS_TRY(writer->set_number("applied", committed));
   SOMFS_TRY(writer->set_number("pending", 0));
