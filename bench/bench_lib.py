@@ -28,7 +28,7 @@ def run(*command, **options):
 
 
 def timed(*command, **options):
-    """Seconds, output and peak memory in KiB of a command."""
+    """Seconds, output, peak memory in KiB and processor seconds of a command."""
     with tempfile.TemporaryFile("w+") as out:
         start = time.monotonic()
         # pylint: disable-next=consider-using-with
@@ -40,7 +40,14 @@ def timed(*command, **options):
         text = out.read()
     if child.returncode:
         raise RuntimeError(f"'{' '.join(str(c) for c in command)}' exited {child.returncode}: {text.strip()[-400:]}")
-    return seconds, text, usage.ru_maxrss
+    return seconds, text, usage.ru_maxrss, usage.ru_utime + usage.ru_stime
+
+
+def cpu_of(pid):
+    """Processor seconds of a process and of its children that ended."""
+    with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as f:
+        ticks = f.read().rsplit(")", 1)[1].split()[11:15]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
 
 def somfs_built():

@@ -6,6 +6,7 @@
 #include <librsync.h>
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "common/bytes.h"
@@ -84,9 +85,10 @@ std::size_t worst_chain(std::string_view sums, std::size_t strong_length) {
 }  // namespace
 
 std::uint32_t delta_block(std::uint64_t basis_size) {
-  std::uint64_t block = basis_size < (64u << 20) ? 2048 : 4096;
-  while (basis_size / block >= kMaxBlocks && block < kLargestBlock) block *= 2;
-  return static_cast<std::uint32_t>(block);
+  constexpr std::uint32_t step = 1024;
+  const double size = static_cast<double>(basis_size);
+  const double block = std::clamp<double>(std::max(2 * std::sqrt(size), size / static_cast<double>(kMaxBlocks)), 2 * step, kLargestBlock - step);
+  return (static_cast<std::uint32_t>(block) + step - 1) / step * step;
 }
 
 SignatureShape signature_shape(std::uint64_t basis_size) { return {RS_BLAKE2_SIG_MAGIC, delta_block(basis_size), kStrong}; }

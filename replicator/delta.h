@@ -20,7 +20,8 @@ using PieceSource = std::function<Result<std::size_t>(char* to, std::size_t n)>;
 inline constexpr std::uint64_t kMinDelta = 64u << 10;      // smaller files travel whole
 inline constexpr std::uint64_t kMaxBlocks = 1u << 20;      // in a signature: bounds memory on both sides
 
-// 2 KiB for small files, 4 KiB from 64 MiB, beyond 4 GiB as large as kMaxBlocks asks for.
+// About twice the square root of the size, at least 2 KiB: signature and literals travel both, and the signature is the larger part.
+// Beyond 4 TiB as large as kMaxBlocks asks for.
 std::uint32_t delta_block(std::uint64_t basis_size);
 
 // Kind of the sums (a magic number of librsync) and their lengths in bytes.

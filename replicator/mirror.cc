@@ -3,7 +3,6 @@
 #include "replicator/mirror.h"
 
 #include <fcntl.h>
-#include <librsync.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -17,6 +16,7 @@
 
 #include "common/log.h"
 #include "common/printable.h"
+#include "replicator/delta.h"
 #include "replicator/mirror_impl.h"
 #include "replicator/mirror_inode.h"
 
@@ -253,7 +253,10 @@ Status Mirror::Impl::empty_stage() {
 
 Status Mirror::Impl::apply_pending() {
   std::string redo = std::to_string(committed);
-  SOMFS_TRY(Apply(*reader, tree.get(), stage.get(), journal.get(), redo).run());
+  SOMFS_TRY(reader->begin_reading());
+  Status played = Apply(*reader, tree.get(), stage.get(), journal.get(), redo).run();
+  reader->rollback();
+  SOMFS_TRY(played);
   SOMFS_TRY(writer->begin());
   SOMFS_TRY(writer->set_number("applied", committed));
   SOMFS_TRY(writer->set_number("pending", 0));
@@ -529,42 +532,14 @@ Status Mirror::signature(const ObjectId& object, const std::function<Status(std:
   }
   if (!fd)
     return fail(Exit::temporary, "the mirror has no content of object", std::to_string(object.ino) + "." + std::to_string(object.birth));
-  // Blocks of twice librsync's square-root rule: signature and delta travel, and the signature is the larger part of both.
-  rs_magic_number magic = RS_RK_BLAKE2_SIG_MAGIC;
-  std::size_t block = 0, strong = 12;
-  if (rs_sig_args(static_cast<rs_long_t>(row->size), &magic, &block, &strong) != RS_DONE) block = 2048;
-  std::unique_ptr<rs_job_t, rs_result (*)(rs_job_t*)> job(rs_sig_begin(block * 2, strong, magic), rs_job_free);
-  std::string in(256u << 10, '\0'), out(64u << 10, '\0');
-  rs_buffers_t b = {};
-  for (std::uint64_t at = 0;;) {
-    if (b.avail_in == 0 && b.eof_in == 0) {
-      std::size_t got = 0;
-      if (int e = pread_all(fd->get(), in.data(), in.size(), at, &got); e != 0)
-        return fail_errno("cannot read a file of the mirror", {}, e);
-      at += got;
-      b.next_in = in.data();
-      b.avail_in = got;
-      b.eof_in = got < in.size() ? 1 : 0;
-    }
-    b.next_out = out.data();
-    b.avail_out = out.size();
-    rs_result result = rs_job_iter(job.get(), &b);
-    std::size_t made = out.size() - b.avail_out;
-    if (made > 0) SOMFS_TRY(piece(std::string_view(out).substr(0, made)));
-    if (result == RS_DONE) return {};
-    if (result != RS_BLOCKED) return fail(Exit::temporary, "cannot make a signature", {}, rs_strerror(result));
-    // librsync keeps what is less than a block itself; left-over input is given again.
-    if (b.avail_in > 0 && made == 0 && b.eof_in == 0) {
-      std::size_t rest = b.avail_in, got = 0;
-      std::copy(b.next_in, b.next_in + rest, in.data());
-      if (int e = pread_all(fd->get(), in.data() + rest, in.size() - rest, at, &got); e != 0)
-        return fail_errno("cannot read a file of the mirror", {}, e);
-      at += got;
-      b.next_in = in.data();
-      b.avail_in = rest + got;
-      b.eof_in = rest + got < in.size() ? 1 : 0;
-    }
-  }
+  std::uint64_t at = 0;
+  auto read = [&](char* to, std::size_t n) -> Result<std::size_t> {
+    std::size_t got = 0;
+    if (int e = pread_all(fd->get(), to, n, at, &got); e != 0) return fail_errno("cannot read a file of the mirror", {}, e);
+    at += got;
+    return got;
+  };
+  return make_signature(signature_shape(row->size), read, piece);
 }
 
 Result<std::vector<StagedRow>> Mirror::staged() {

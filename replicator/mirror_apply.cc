@@ -15,6 +15,8 @@ namespace somfs::replicator {
 
 namespace {
 
+constexpr std::size_t kRemoveAtOnce = 512, kRemovalsWaiting = 32;   // names of one directory; batches
+constexpr std::size_t kWorthAThread = 256;
 constexpr char kTrash = 't';  // no hexadecimal digit: no row's name begins so
 
 tl::unexpected<Error> differs(const std::string& name) {
@@ -46,6 +48,78 @@ Status punch(int fd, std::uint64_t off, std::uint64_t len) {
 }
 
 }  // namespace
+
+// ---- the remover --------------------------------------------------------------------------------------------------------
+
+Remover::~Remover() {
+  {
+    Lock l(mutex_);
+    ended_ = true;
+    change_.notify_all();
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+void Remover::remove(const SharedFd& dir, std::string name) {
+  if (next_.dir != dir || next_.names.size() >= kRemoveAtOnce) {
+    hand_over();
+    next_.dir = dir;
+  }
+  next_.names.push_back(std::move(name));
+}
+
+void Remover::hand_over() {
+  if (next_.names.empty()) return;
+  given_ += next_.names.size();
+  if (!thread_.joinable() && given_ >= kWorthAThread) thread_ = std::thread([this] { run(); });
+  Lock l(mutex_);
+  while (thread_.joinable() && queue_.size() >= kRemovalsWaiting) change_.wait(mutex_);
+  queue_.push_back(std::exchange(next_, {}));
+  change_.notify_all();
+}
+
+Status Remover::finish() {
+  hand_over();
+  Lock l(mutex_);
+  if (thread_.joinable()) {
+    while (!queue_.empty() || busy_) change_.wait(mutex_);
+  } else {
+    for (; !queue_.empty() && !error_; queue_.pop_front()) error_ = remove_all(queue_.front());
+  }
+  if (error_) return pass_on(*error_);
+  return {};
+}
+
+std::optional<Error> Remover::remove_all(const Batch& batch) {
+  for (const std::string& name : batch.names)
+    if (::unlinkat(batch.dir->get(), name.c_str(), 0) != 0) return fail_errno("cannot clear a name in the mirror", printable(name)).value();
+  return std::nullopt;
+}
+
+void Remover::run() {
+  for (;;) {
+    Batch batch;
+    bool failed;
+    {
+      Lock l(mutex_);
+      busy_ = false;
+      change_.notify_all();
+      while (queue_.empty() && !ended_) change_.wait(mutex_);
+      if (queue_.empty()) return;
+      batch = std::move(queue_.front());
+      queue_.pop_front();
+      busy_ = true;
+      failed = error_.has_value();
+    }
+    if (failed) continue;
+    if (auto error = remove_all(batch)) {
+      Lock l(mutex_);
+      error_ = std::move(error);
+    }
+  }
+}
+
+// ---- playing ------------------------------------------------------------------------------------------------------------
 
 Status Apply::run() {
   SOMFS_TRY(collect());
@@ -108,9 +182,10 @@ Status Apply::clear() {
         continue;
       }
       touched_.insert(n->parent);
-      SOMFS_TRY(clear_name(*n, dir->get()));
+      SOMFS_TRY(clear_name(*n, dir));
       progress = true;
     }
+    SOMFS_TRY(remover_.finish());
     moved = false;
     SOMFS_TRY(empty_trash(&moved));
     if (!progress && !moved) return differs(later.front()->name);
@@ -119,8 +194,8 @@ Status Apply::clear() {
   return {};
 }
 
-Status Apply::clear_name(const NameAt& n, int dir) {
-  SOMFS_TRY_ASSIGN(auto holder, look(dir, n.name));
+Status Apply::clear_name(const NameAt& n, const SharedFd& dir) {
+  SOMFS_TRY_ASSIGN(auto holder, look(dir->get(), n.name));
   if (!holder) return {};
   SOMFS_TRY_ASSIGN(Row wanted, db_.at(n.parent, n.name));
   bool replace = false;
@@ -129,7 +204,14 @@ Status Apply::clear_name(const NameAt& n, int dir) {
     if (object && object->inode == holder->id) return {};
     replace = object && object->kind != Kind::dir;
   }
-  return evict(dir, n.name, *holder, replace);
+  if (!replace && holder->attr.kind != Kind::dir) {
+    SOMFS_TRY_ASSIGN(auto live, db_.by_inode(holder->id));
+    if (!live) {
+      remover_.remove(dir, n.name);
+      return {};
+    }
+  }
+  return evict(dir->get(), n.name, *holder, replace);
 }
 
 Status Apply::evict(int dir, const std::string& name, const Inode& holder, bool may_be_replaced) {
@@ -240,9 +322,11 @@ Status Apply::change() {
     return {};
   };
   // The size comes first, whatever is written lies within it.
-  auto begin_data = [&]() -> Status {
+  auto begin_data = [&](bool writable) -> Status {
     if (now.data) return {};
-    SOMFS_TRY_ASSIGN(now.fd, open_to_write(paths_, now.row));
+    if (!writable) {
+      SOMFS_TRY_ASSIGN(now.fd, open_to_write(paths_, now.row));
+    }
     if (!now.fd) return differs(stage_name(now.row.row));
     now.data = true;
     if (::ftruncate(now.fd->get(), static_cast<off_t>(now.record.attr.size)) != 0)
@@ -257,15 +341,19 @@ Status Apply::change() {
       if (!object) return {};
       now.record = op.record;
       now.row = *object;
-      SOMFS_TRY_ASSIGN(now.fd, paths_.open(*object, O_PATH));
+      const bool writes = (op.record.flags & kSize) != 0 && object->kind == Kind::file;
+      auto opened = paths_.open(*object, writes ? O_RDWR : O_PATH);
+      const bool writable = opened && writes;
+      if (!opened && opened.error().sys == EACCES) opened = paths_.open(*object, O_PATH);
+      SOMFS_TRY_ASSIGN(now.fd, std::move(opened));
       if (!now.fd) return differs(stage_name(op.row));
       struct stat st;
       if (::fstat(now.fd->get(), &st) != 0) return fail_errno("cannot stat a file of the mirror");
       now.mode = st.st_mode & 07777;
-      return (op.record.flags & kSize) != 0 && object->kind == Kind::file ? begin_data() : Status();
+      return writes ? begin_data(writable) : Status();
     }
     if (!now.fd || (op.type != RedoOp::Type::data && op.type != RedoOp::Type::hole)) return {};
-    SOMFS_TRY(begin_data());
+    SOMFS_TRY(begin_data(false));
     if (op.type == RedoOp::Type::hole) return punch(now.fd->get(), op.off, op.len);
     if (int e = pwrite_all(now.fd->get(), op.bytes, op.off); e != 0)
       return fail_errno("cannot write to a file of the mirror", {}, e);

@@ -6,17 +6,49 @@
 //   change  data, sizes, extended attributes and attributes in place; directories last, as the steps before touched their times
 #pragma once
 
+#include <deque>
+#include <optional>
 #include <string>
+#include <thread>
 #include <unordered_set>
 #include <utility>
 #include <vector>
 
 #include "common/result.h"
+#include "common/sync.h"
 #include "replicator/mirror_catalog.h"
 #include "replicator/mirror_journal.h"
 #include "replicator/mirror_paths.h"
 
 namespace somfs::replicator {
+
+// Removes names beside the thread that looks for them: most of the time goes to the file system. In the order given.
+class Remover {
+ public:
+  ~Remover();
+  // The descriptor is kept until the name is gone.
+  void remove(const SharedFd& dir, std::string name);
+  // All that was given is gone, or the first failure.
+  Status finish();
+
+ private:
+  struct Batch {
+    SharedFd dir;
+    std::vector<std::string> names;
+  };
+  void run();
+  void hand_over();
+  static std::optional<Error> remove_all(const Batch& batch);
+
+  Batch next_;
+  Mutex mutex_;
+  CondVar change_;
+  std::deque<Batch> queue_ GUARDED_BY(mutex_);
+  bool busy_ GUARDED_BY(mutex_) = false, ended_ GUARDED_BY(mutex_) = false;
+  std::optional<Error> error_ GUARDED_BY(mutex_);
+  std::size_t given_ = 0;
+  std::thread thread_;                                      // where there are many
+};
 
 class Apply {
  public:
@@ -34,7 +66,7 @@ class Apply {
   };
   Status collect();
   Status clear();
-  Status clear_name(const NameAt& n, int dir);
+  Status clear_name(const NameAt& n, const SharedFd& dir);
   Status evict(int dir, const std::string& name, const Inode& holder, bool may_be_replaced);
   Status empty_trash(bool* moved);
   Status place(const NameAt& n);
@@ -54,6 +86,7 @@ class Apply {
   std::vector<std::string> trash_;                          // dead directories under stage/
   std::uint64_t trash_counter_ = 0;
   std::uint64_t changed_ = 0;
+  Remover remover_;
 };
 
 }  // namespace somfs::replicator

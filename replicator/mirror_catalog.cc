@@ -39,6 +39,7 @@ constexpr const char* kStatements[] = {
     "SELECT count(*) FROM object",
     "SELECT value FROM meta WHERE key = ?1",
     "BEGIN IMMEDIATE",
+    "BEGIN",
     "COMMIT",
     "ROLLBACK",
     ("INSERT INTO object VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT(id) DO UPDATE SET ino = ?2, birth = ?3,"
@@ -257,6 +258,12 @@ Result<std::uint64_t> CatalogDb::number(const char* key) {
 Status CatalogDb::begin() {
   Use u(prepared(kBegin));
   if (u.step() != SQLITE_DONE) return error("cannot begin a transaction in");
+  return {};
+}
+
+Status CatalogDb::begin_reading() {
+  Use u(prepared(kBeginReading));
+  if (u.step() != SQLITE_DONE) return error("cannot begin to read");
   return {};
 }
 

@@ -61,6 +61,7 @@ class CatalogDb {
   Result<std::uint64_t> number(const char* key);
 
   Status begin();
+  Status begin_reading();                                                          // one state until commit(); without it each question locks anew
   Status commit();
   void rollback() noexcept;
   Status put(const ObjectRow& row);                                                // new, or instead of what the row was
@@ -74,7 +75,7 @@ class CatalogDb {
  private:
   enum Sql : std::size_t {
     kById, kByRow, kByInode, kAt, kNamesOf, kChildren, kNotStated, kLastRow, kObjects, kMeta,
-    kBegin, kCommit, kRollback, kPut, kBind, kUnbind, kErase, kSetMeta, kSqlCount
+    kBegin, kBeginReading, kCommit, kRollback, kPut, kBind, kUnbind, kErase, kSetMeta, kSqlCount
   };
   class Use;
   explicit CatalogDb(sqlite3* db) : db_(db) {}

@@ -27,9 +27,15 @@ bool of_the_system(const std::string& name) { return name == "security.selinux";
 
 }  // namespace
 
-Status set_owner_and_mode(int fd, const Attr& a) {
-  struct stat st;
-  if (::fstat(fd, &st) != 0) return fail_errno("cannot stat a file of the mirror");
+Status set_owner_and_mode(int fd, const Attr& a, const Attr* now) {
+  struct stat st{};
+  if (now != nullptr) {
+    st.st_uid = now->uid;
+    st.st_gid = now->gid;
+    st.st_mode = now->mode;
+  } else if (::fstat(fd, &st) != 0) {
+    return fail_errno("cannot stat a file of the mirror");
+  }
   std::uint32_t mode = a.mode;
   if ((st.st_uid != a.uid || st.st_gid != a.gid)) {
     if (::fchownat(fd, "", a.uid, a.gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) == 0) {
@@ -71,9 +77,9 @@ Status set_mtime(int fd, const Time& t) {
   return {};
 }
 
-Status set_attributes(int fd, const ObjectRecord& r, bool fresh) {
-  Attr owner_first = r.attr;
-  if (r.flags & (kAttr | kNew | kRewritten)) SOMFS_TRY(set_owner_and_mode(fd, owner_first));
+Status set_attributes(int fd, const ObjectRecord& r, bool fresh, const Attr* now) {
+  const Attr& owner_first = r.attr;
+  if (r.flags & (kAttr | kNew | kRewritten)) SOMFS_TRY(set_owner_and_mode(fd, owner_first, now));
   if (r.flags & (kXattr | kNew | kRewritten)) {
     SOMFS_TRY(set_xattrs(fd, r.xattrs, fresh));
     bool acl = std::any_of(r.xattrs.begin(), r.xattrs.end(), [](const auto& x) { return x.first == "system.posix_acl_access"; });

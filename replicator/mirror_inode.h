@@ -14,8 +14,9 @@ namespace somfs::replicator {
 
 // Owner, then extended attributes, then mode (each undoes a part of the one before), then mtime. `fd` may be O_PATH.
 // As an ordinary user the owner stays ours. `fresh`: no attribute has to be looked for and removed.
-Status set_attributes(int fd, const ObjectRecord& r, bool fresh);
-Status set_owner_and_mode(int fd, const Attr& a);
+// `now`: what the inode has, where the caller just asked.
+Status set_attributes(int fd, const ObjectRecord& r, bool fresh, const Attr* now = nullptr);
+Status set_owner_and_mode(int fd, const Attr& a, const Attr* now = nullptr);
 Status set_xattrs(int fd, const Xattrs& wanted, bool fresh);
 Status set_mtime(int fd, const Time& t);
 // Reads it all, in pieces; SHA-256, 32 bytes.

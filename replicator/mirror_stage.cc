@@ -19,7 +19,6 @@ namespace {
 
 constexpr std::size_t kFewObjects = 16;        // so many are synced one by one, more by one syncfs
 constexpr std::size_t kLanesFrom = 16;         // fewer files than this are not worth two threads
-constexpr unsigned kLanes = 2;
 constexpr std::size_t kCachedIds = 65536;
 
 tl::unexpected<Error> unknown_object(const ObjectId& id) {
@@ -175,10 +174,9 @@ struct Receiver::Stream {
 Status Receiver::Leaf::settle(int fd) {
   ObjectRecord& r = record;
   r.flags |= kNew;
-  SOMFS_TRY(set_attributes(fd, r, true));
   SOMFS_TRY_ASSIGN(Inode i, inode_of(fd));
   inode = i.id;
-  return {};
+  return set_attributes(fd, r, true, &i.attr);
 }
 
 Status Receiver::Leaf::make_special() {
@@ -409,22 +407,23 @@ Status Receiver::run_leaves() {
   auto leaves = std::move(leaves_);
   leaves_.clear();
   std::atomic<std::size_t> next{0};
-  auto work = [&] {
-    for (std::size_t i; (i = next.fetch_add(1)) < leaves.size();) {
-      Leaf& leaf = *leaves[i];
-      if (Status s = leaf.make(); !s) leaf.error = std::move(s).error();
-      leaf.done.store(true, std::memory_order_release);
-      leaf.done.notify_one();
-    }
+  auto make_one = [&] {
+    std::size_t i = next.fetch_add(1);
+    if (i >= leaves.size()) return false;
+    Leaf& leaf = *leaves[i];
+    if (Status s = leaf.make(); !s) leaf.error = std::move(s).error();
+    leaf.done.store(true, std::memory_order_release);
+    leaf.done.notify_one();
+    return true;
   };
-  std::vector<std::jthread> lanes;
-  if (leaves.size() < kLanesFrom) {
-    work();
-  } else {
-    for (unsigned i = 0; i < kLanes; ++i) lanes.emplace_back(work);
-  }
+  std::jthread beside;
+  if (leaves.size() >= kLanesFrom) beside = std::jthread([&] {
+    while (make_one()) {}
+  });
   Status result;
   for (auto& leaf : leaves) {
+    // What is made is recorded; else this thread makes as well, and waits only when all are taken.
+    while (!leaf->done.load(std::memory_order_acquire) && make_one()) {}
     leaf->done.wait(false, std::memory_order_acquire);
     if (!result) continue;
     if (leaf->error) {

@@ -146,7 +146,7 @@ Result<MigrateReport> migrate_tree(Tree& tree, const Source& asked, Transport& t
     report.names = run.names;
     if (options.dry_run) report.removed = run.removed;
     report.bytes_source = run.bytes_source;
-    report.bytes_wire = options.dry_run ? run.bytes_records.load() : transport.bytes_sent();
+    report.bytes_wire = options.dry_run ? run.bytes_records.load() : transport.bytes_sent() + transport.bytes_received();
     break;
   }
   std::sort(unreadable.begin(), unreadable.end());

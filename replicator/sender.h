@@ -55,7 +55,7 @@ struct MigrateReport {
   std::uint64_t files = 0;                            // objects sent or changed, names changed counted apart
   std::uint64_t names = 0, removed = 0;
   std::uint64_t bytes_source = 0;                     // read from the snapshot
-  std::uint64_t bytes_wire = 0;
+  std::uint64_t bytes_wire = 0;                       // both ways; a dry run: what would be sent
   bool held = false;
   std::string held_reason;
   std::vector<std::string> unreadable;                // printable paths with reasons: Exit::partial

@@ -25,7 +25,9 @@ class Finder {
     if (root_->entry.ref.id == id) return root_;
     auto at = dirty_.objects().find(id);
     if (run_.tree.has_handles() && at != dirty_.objects().end() && !at->second.handle.empty())
-      return std::make_shared<Place>(Place{nullptr, {"#", {id, at->second.handle, Kind::none}}});
+      // Only files have extents: knowing the kind saves opening it once to ask.
+      return std::make_shared<Place>(
+          Place{nullptr, {"#", {id, at->second.handle, at->second.extents.empty() ? Kind::none : Kind::file}}});
     if (!walked_) SOMFS_TRY(walk());
     auto found = places_.find(id);
     return found == places_.end() ? PlacePtr() : found->second;

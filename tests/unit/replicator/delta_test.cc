@@ -97,7 +97,9 @@ TEST(Delta, ALateMatchWithinTheLimitStillCounts) {
 
 TEST(Delta, BlocksGrowSoThatASignatureStaysBounded) {
   EXPECT_EQ(delta_block(0), 2048u);
-  EXPECT_EQ(delta_block(1ull << 30), 4096u);
+  EXPECT_EQ(delta_block(1u << 20), 2048u);
+  // A signature and one block of literals cost about the least there: for 200 MB less than 200 KB.
+  EXPECT_LT((200'000'000 / delta_block(200'000'000) + 1) * 20 + delta_block(200'000'000), 200'000u);
   for (std::uint64_t size = 1; size < (1ull << 45); size *= 2) EXPECT_LE(size / delta_block(size), kMaxBlocks);
 }
 
