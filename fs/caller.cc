@@ -44,11 +44,15 @@ struct ThreadState {
     set_effective(permitted & ~(1ull << CAP_FSETID | 1ull << CAP_SYS_RESOURCE));
   }
 
-  // A call only when the kind of caller changes.
-  void use_reserve(bool use) {
-    if (use == reserve) return;
-    reserve = use;
-    set_effective(use ? permitted : permitted & ~(1ull << CAP_SYS_RESOURCE));
+  void give_up_reserve() {
+    reserve = false;
+    set_effective(permitted & ~(1ull << CAP_SYS_RESOURCE));
+  }
+
+  void use_reserve() {
+    if (reserve) return;
+    reserve = true;
+    set_effective(permitted);
   }
 
  private:
@@ -105,7 +109,7 @@ ActAs::ActAs(fuse_req_t req, mode_t mode) {
     user_ = true;
     thread.keep_capabilities();
   } else {
-    thread.use_reserve(true);
+    thread.use_reserve();
   }
 }
 
@@ -119,9 +123,14 @@ ChargeTo::ChargeTo(fuse_req_t req, bool ordinary) {
   uid_t uid = fuse_req_ctx(req)->uid;
   if (!acts_for_others()) return;
   user_ = ordinary && uid != 0;
-  thread_state().use_reserve(!user_);
-  // ext4 gives its reserve to a user id as well as to a capability: root's, unless told otherwise.
-  if (user_) ::syscall(SYS_setfsuid, uid);
+  if (!user_) {
+    thread_state().use_reserve();
+    return;
+  }
+  // ext4 gives its reserve to a user id as well as to a capability: root's, unless told otherwise. The capabilities that went with
+  // the user come back: without CAP_FSETID the file system beneath would judge set-id bits once more, by the daemon's groups.
+  ::syscall(SYS_setfsuid, uid);
+  thread_state().give_up_reserve();
 }
 
 ChargeTo::~ChargeTo() {

@@ -30,8 +30,8 @@ class ActAs {
 };
 
 // While it lives, what this thread writes is charged to the caller: an ordinary user gets nothing of the room that is reserved for
-// root, and quotas hold. `ordinary` is what the kernel told of the caller, for others nothing changes. For writing through
-// descriptors only: the thread's capabilities over files rest meanwhile.
+// root, and quotas hold. `ordinary` is what the kernel told of the caller, for others nothing changes. The other
+// capabilities stay: permissions and set-id bits were judged above.
 class ChargeTo {
  public:
   ChargeTo(fuse_req_t req, bool ordinary);
