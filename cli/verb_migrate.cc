@@ -73,6 +73,8 @@ std::string summary(const replicator::MigrateReport& r, const Json& lease, const
 
 Result<Exit> migrate(const Options& o, Terminal& t) {
   if (o.full && o.differential) return fail(Exit::usage, "--full and --differential exclude each other");
+  // A mistake in the command is told before anything is asked of the mount.
+  if (!o.target.empty()) SOMFS_TRY(parse_target(o.target));
   Config config;
   if (o.target.empty() || o.bwlimit.empty()) {
     SOMFS_TRY_ASSIGN(config, config_of(o.dir));
