@@ -59,7 +59,8 @@ class Store final : public PreImages {
   std::uint32_t own_links(const ObjectId& object) const noexcept override;
 
   // Two steps so that nothing slow happens while mutations are stopped: prepare() makes the files, take() (at the cut) makes it
-  // the newest snapshot, O(1); cancel() removes what prepare() made, also after take(): the cut did not hold. An existing or invalid name: Exit::usage.
+  // the newest snapshot, O(1); cancel() removes what prepare() made, also after take(): the cut did not hold. An existing or
+  // invalid name: Exit::usage.
   Status prepare(const SnapshotInfo& info);
   Status take(const std::string& name, std::uint64_t epoch) noexcept;
   void cancel(const std::string& name) noexcept;
