@@ -122,7 +122,12 @@ std::string default_snapshot_name(std::int64_t wall_ns) {
 Status sync_file_system(int fd, std::int64_t deadline_mono_ns, const Clock& clock) {
   pid_t pid = ::fork();
   if (pid < 0) return fail_errno("cannot start a child to flush the file system");
-  if (pid == 0) ::_exit(::syncfs(fd) == 0 ? 0 : errno & 0x7f);
+  if (pid == 0) {
+    // Nothing else stays open here: if the daemon is killed meanwhile, its mount and its lock must be seen to be gone.
+    if (fd > 0) ::close_range(0, static_cast<unsigned>(fd) - 1, 0);
+    ::close_range(static_cast<unsigned>(fd) + 1, ~0U, 0);
+    ::_exit(::syncfs(fd) == 0 ? 0 : errno & 0x7f);
+  }
   for (;;) {
     int status = 0;
     pid_t got = ::waitpid(pid, &status, WNOHANG);
@@ -226,6 +231,7 @@ struct Volume::Impl {
 
   Mutex cut_mutex;                                     // one cut at a time; before every other lock
   snapshot::SnapshotInfo cut_info GUARDED_BY(cut_mutex);
+  bool ending GUARDED_BY(cut_mutex) = false;           // unmounted: no cut may follow the clean mark
   std::uint64_t synced_seq GUARDED_BY(cut_mutex) = ~0ull;  // the last change known to have been flushed
   std::atomic<std::int64_t> last_change_seen_ns{0};
   std::atomic<std::uint64_t> last_seq_seen{0};
@@ -393,6 +399,7 @@ void Volume::Impl::keep_house(const std::stop_token& stop) {
 
 Result<snapshot::CutReport> Volume::Impl::cut(snapshot::SnapshotInfo info, bool crash_consistent, double timeout_s, int requester) {
   Lock lock(cut_mutex);
+  if (ending) return fail(Exit::temporary, "the volume is being unmounted:", printable(options.dir));
   info.created_ns = clock.wall_ns();
   if (info.name.empty()) info.name = default_snapshot_name(info.created_ns);
   snapshot::CutRequest request;
@@ -603,6 +610,10 @@ Status Volume::run() {
     impl_->housekeeper.join();
   }
   impl_->gap_scan.reset();
+  {
+    Lock lock(impl_->cut_mutex);
+    impl_->ending = true;
+  }
   Status closed = impl_->journal->close();
   impl_->server.reset();
   if (!s) return s;

@@ -118,6 +118,13 @@ Result<MigrateReport> migrate_tree(Tree& tree, const Source& asked, Transport& t
   SOMFS_TRY_ASSIGN(Choice choice, choose(source, welcome, options));
   if ((distrust != Distrust::nothing || !options.repair.empty()) && choice.strategy == Strategy::differential) choice = {Strategy::gap_scan, source.compare_content};
   report.strategy = name_of(choice.strategy);
+  if (choice.strategy == Strategy::differential && source.dirty->empty()) {
+    // The mirror holds this state already, under the epoch it has: nothing is begun, and nothing need be synced.
+    report.epoch = welcome.epoch;
+    report.bytes_wire = transport.bytes_sent();
+    (void)link.send(MessageType::bye, {});
+    return report;
+  }
   const bool by_path = choice.strategy == Strategy::gap_scan && (welcome.foreign_tree || distrust == Distrust::ids);
   std::unordered_map<ObjectId, StagedFile> staged;
   if (welcome.staged != 0 && !options.dry_run) {

@@ -438,10 +438,8 @@ Status Journal::acknowledge(const std::string& target, const Uuid& mirror, std::
   KnownTarget& t = targets[target];
   t.state.target = target;
   t.state.mirror = mirror;
-  if (epoch >= t.state.acked_epoch) {
-    t.state.acked_epoch = epoch;
-    t.state.acked_cut_ns = cut_ns;
-  }
+  if (epoch > t.state.acked_epoch || (epoch == t.state.acked_epoch && cut_ns != 0)) t.state.acked_cut_ns = cut_ns;
+  t.state.acked_epoch = std::max(t.state.acked_epoch, epoch);
   if (epoch >= t.gap_epoch) t.state.gap = t.state.content = false;
   impl_->drop_acknowledged();
   SOMFS_TRY(impl_->write_state());
