@@ -9,6 +9,7 @@
 #define FUSE_USE_VERSION 314
 #include <fuse3/fuse_lowlevel.h>
 
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -165,6 +166,10 @@ class Passthrough {
   void fill(fuse_entry_param* e, Node& node, const struct stat& st) const;
   bool excluded(Node& node);
   bool excluded(Node& parent, const char* name);
+  // For want of room because of pre-images: they go, one snapshot after the other, until the call has its room or there are none.
+  bool should_retry(int error) const {
+    return (error == ENOSPC || error == EDQUOT) && pre_images_ != nullptr && pre_images_->make_room();
+  }
   bool keeps_pre_images() const { return pre_images_ != nullptr && pre_images_->wanted(); }
   Operation operation(Verb verb, Node& node, int fd);
   NameChange name_change(Node& parent, int parent_fd, const char* name);

@@ -153,7 +153,7 @@ std::size_t Segment::append(RecordType type, std::uint64_t seq, std::int64_t wal
   store(at + 8, seq);
   store(at + 16, wall_ns);
   store(at + 24, static_cast<std::uint8_t>(type));
-  std::memcpy(at + kRecordHeader, body.data(), body.size());
+  if (!body.empty()) std::memcpy(at + kRecordHeader, body.data(), body.size());
   store(at + 4, crc32c(std::string_view(at + kChecked, size - kChecked), size));
   // The size last: after a kill a record is there as a whole, or the zero of an end is.
   std::atomic_signal_fence(std::memory_order_release);

@@ -56,6 +56,7 @@ class Store final : public PreImages {
   void before_attr(const ObjectId& object, int fd) noexcept override;
   void before_name(const ObjectId& parent, int parent_fd, std::string_view name, const ObjectId& child,
                    const Handle* child_handle, int child_fd, bool last) noexcept override;
+  bool make_room() noexcept override;
   std::uint32_t own_links(const ObjectId& object) const noexcept override;
 
   // Two steps so that nothing slow happens while mutations are stopped: prepare() makes the files, take() (at the cut) makes it

@@ -297,6 +297,16 @@ void Store::keep_reserve() noexcept {
   }
 }
 
+bool Store::make_room() noexcept {
+  if (!wanted()) return false;
+  {
+    Lock l(impl_->mutex);
+    impl_->drop_oldest("the disk was full, and an application needed the room");
+  }
+  impl_->settle();
+  return true;
+}
+
 void Store::expire() noexcept {
   std::vector<std::string> due;
   for (const SnapshotInfo& s : list())

@@ -33,11 +33,11 @@ for i in $(seq 24); do
     [ "$free" -ge $((reserve - 1500000)) ] || same "free at f$i" "$free" "near the reserve of $reserve or more"
 done
 big=0
-while head -c 1000000 /dev/urandom >"$d/big$big" 2>/dev/null; do
+while head -c 1000000 /dev/urandom >"$d/big$big" 2>"$scratch/last"; do
     big=$((big + 1))
     [ $big -lt 100 ] || break
 done
-[ $big -ge 25 ] || same "the application filled the disk" "$big MB" "25 MB or more"
+[ $big -ge 25 ] || same "the application filled the disk" "$big MB, then: $(cat "$scratch/last")" "25 MB or more"
 somfs-ctl snapshot list "$d" --json >"$scratch/json"
 same "the snapshot went" "$(field snapshots <"$scratch/json")" "[]"
 check "with its reason" grep -q '"reason":"[^"]' "$scratch/json"
