@@ -123,7 +123,7 @@ class World {
       report = migrate_tree(*tree, source, *transport, options, progress, Distrust::nothing);
     }
     if (report && !options.dry_run && !report->held) {
-      acked_ = epoch_;
+      acked_ = report->epoch;   // an older one where nothing had changed
       dirty = DirtySet();
     }
     return report;
