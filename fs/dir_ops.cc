@@ -39,12 +39,9 @@ void Passthrough::opendir(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
   }
 }
 
-void Passthrough::readdir(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t off, fuse_file_info* fi, bool plus) {
-  if (is_virtual(ino)) return virtual_readdir(req, ino, size, off, fi, plus);
-  OpenDir& dir = dir_of(fi);
-  Node& n = node(ino);
-  bool root = ino == FUSE_ROOT_ID;
-  std::string out(size, '\0');
+int Passthrough::fill_entries(fuse_req_t req, OpenDir& dir, std::string* out, std::size_t size, off_t off, bool plus) {
+  Node& n = *dir.node;
+  out->resize(size);
   std::size_t used = 0;
   int err = 0;
   Lock l(dir.lock);
@@ -64,14 +61,14 @@ void Passthrough::readdir(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_
     }
     const char* name = dir.entry->d_name;
     off_t next = dir.entry->d_off;
-    if (!(root && is_own_name(FUSE_ROOT_ID, name))) {
+    if (!is_own_name(n, name)) {
       fuse_entry_param e = {};
       e.attr.st_ino = dir.entry->d_ino;
       e.attr.st_mode = static_cast<mode_t>(DTTOIF(dir.entry->d_type));
       bool held = false;
       if (plus && !is_dots(name)) held = find(n, ::dirfd(dir.dir), name, &e) == 0;
-      std::size_t need = plus ? fuse_add_direntry_plus(req, out.data() + used, size - used, name, &e, next)
-                              : fuse_add_direntry(req, out.data() + used, size - used, name, &e.attr, next);
+      std::size_t need = plus ? fuse_add_direntry_plus(req, out->data() + used, size - used, name, &e, next)
+                              : fuse_add_direntry(req, out->data() + used, size - used, name, &e.attr, next);
       if (need > size - used) {
         if (held) nodes_.forget(node(e.ino), 1);
         break;
@@ -81,10 +78,19 @@ void Passthrough::readdir(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_
     dir.entry = nullptr;
     dir.at = next;
   }
-  if (err != 0 && used == 0)
+  out->resize(used);
+  return used == 0 ? err : 0;
+}
+
+void Passthrough::readdir(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t off, fuse_file_info* fi, bool plus) {
+  if (is_virtual(ino)) return virtual_readdir(req, ino, size, off, fi, plus);
+  std::string out;
+  int err = fill_entries(req, dir_of(fi), &out, size, off, plus);
+  // With the answer the directory may be closed, and with it goes its lock.
+  if (err != 0)
     fuse_reply_err(req, err);
   else
-    fuse_reply_buf(req, out.data(), used);
+    fuse_reply_buf(req, out.data(), out.size());
 }
 
 void Passthrough::releasedir(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {

@@ -155,6 +155,8 @@ class Passthrough {
   void virtual_readdir(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t off, fuse_file_info* fi, bool plus);
   void virtual_releasedir(fuse_req_t req, fuse_file_info* fi);
 
+  // The entries of `dir` from `off` on, as many as go into `size` bytes.
+  int fill_entries(fuse_req_t req, OpenDir& dir, std::string* out, std::size_t size, off_t off, bool plus);
   Node& node(fuse_ino_t ino) { return ino == FUSE_ROOT_ID ? nodes_.root() : *reinterpret_cast<Node*>(ino); }
   bool is_own_name(fuse_ino_t parent, const char* name) const;
   bool is_own_name(const Node& parent, const char* name) { return &parent == &nodes_.root() && is_own_name(FUSE_ROOT_ID, name); }
