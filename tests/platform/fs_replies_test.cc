@@ -39,6 +39,13 @@ int pthread_mutex_lock(pthread_mutex_t* m) noexcept {
   return e;
 }
 
+int pthread_mutex_trylock(pthread_mutex_t* m) noexcept {
+  static const auto next = real<int (*)(pthread_mutex_t*)>("pthread_mutex_trylock");
+  const int e = next(m);
+  if (e == 0) ++locks_held;
+  return e;
+}
+
 int pthread_mutex_unlock(pthread_mutex_t* m) noexcept {
   static const auto next = real<int (*)(pthread_mutex_t*)>("pthread_mutex_unlock");
   --locks_held;
