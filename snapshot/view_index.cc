@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <ctime>
 
 #include "common/printable.h"
 #include "snapshot/store_impl.h"
@@ -31,15 +32,16 @@ Result<std::unique_ptr<ViewIndex>> ViewIndex::open(int store_fd, const std::stri
   return index;
 }
 
-tl::unexpected<Error> ViewIndex::lost() const {
-  std::string reason = "it was deleted";
-  if (auto bytes = read_file(dir_.get(), "dropped", 1u << 20))
-    for (const DroppedSnapshot& d : decode_dropped(*bytes))
-      if (d.name == info_.name && d.when_ns >= info_.created_ns) {
-        reason = d.reason;
-        break;
-      }
-  return fail(Exit::no_space, "the snapshot is gone", info_.name, reason);
+// Whoever drops a snapshot makes room first and writes down the reason second: there may have been no room for it before.
+std::string ViewIndex::why_lost() const {
+  for (int tries = 0; tries < 20; ++tries) {
+    if (auto bytes = read_file(dir_.get(), "dropped", 1u << 20))
+      for (const DroppedSnapshot& d : decode_dropped(*bytes))
+        if (d.name == info_.name && d.when_ns >= info_.created_ns) return d.reason;
+    const timespec tick{0, 50'000'000};
+    ::nanosleep(&tick, nullptr);
+  }
+  return "it was deleted";
 }
 
 Status ViewIndex::sync() {
@@ -50,7 +52,10 @@ Status ViewIndex::sync() {
     std::uint64_t now = head_.changes();
     if (now == synced_.load()) return {};
     if (head_.structure() != structure_) SOMFS_TRY(rescan());
-    if (lost_) return lost();
+    if (lost_) {
+      if (lost_why_.empty()) lost_why_ = why_lost();
+      return fail(Exit::no_space, "the snapshot is gone", info_.name, lost_why_);
+    }
     SOMFS_TRY(read_logs());
     if (head_.structure() == structure_) synced_.store(now, std::memory_order_release);
   }

@@ -69,7 +69,7 @@ class ViewIndex {
   Status rescan() REQUIRES(mutex_);
   Status read_logs() REQUIRES(mutex_);
   void take(LogRecord&& record, const std::shared_ptr<const LogSource>& from) REQUIRES(mutex_);
-  tl::unexpected<Error> lost() const;
+  std::string why_lost() const;
 
   Fd dir_;
   StoreHead head_;
@@ -82,6 +82,7 @@ class ViewIndex {
   std::uint64_t structure_ GUARDED_BY(mutex_) = ~0ull;
   std::uint64_t version_ GUARDED_BY(mutex_) = 0;
   bool lost_ GUARDED_BY(mutex_) = false;
+  std::string lost_why_ GUARDED_BY(mutex_);  // once asked for
   std::vector<std::shared_ptr<LogSource>> chain_ GUARDED_BY(mutex_);   // this snapshot and newer ones, oldest first
   std::vector<std::shared_ptr<LogSource>> all_ GUARDED_BY(mutex_);     // every directory that may hold links
   std::unordered_map<ObjectId, std::map<std::string, NamePre>> names_ GUARDED_BY(mutex_);
