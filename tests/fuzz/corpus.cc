@@ -319,8 +319,10 @@ void config() {
   seed("config", "all", "[volume]\nexclude = [\"tmp\", \"/a/b/\"]\n[snapshot]\nreserve = \"5%\"\nexpire = \"1d\"\nindex_memory = \"1MiB\"\n"
                         "parked = 65536\nhold = \"500ms\"\ndrain = 0.5\n[journal]\nmemory = \"64MiB\"\n"
                         "[migrate]\ntarget = \"/m\"\nbrake = 0.5\nbwlimit = \"1MiB\"\n[[writer]]\ntype = \"hooks\"\ndirectory = \"/etc/h\"\n");
-  seed("config", "writers", "[migrate]\nbrake = \"50%\"\n[snapshot]\nreserve = \"1G\"\n[[writer]]\ntype = \"postgresql\"\nsocket = \"/s\"\nport = 5432\n"
-                            "timeout = \"10s\"\n[[writer]]\ntype = \"sqlite\"\nname = \"n\"\nfiles = [\"x.db\"]\n[[writer]]\ntype = \"cgroup\"\npath = \"/c\"\n");
+  seed("config", "writers", "[migrate]\nbrake = \"50%\"\n[snapshot]\nreserve = \"1G\"\n"
+                            "[[writer]]\ntype = \"postgresql\"\nsocket = \"/s\"\nport = 5432\n"
+                            "timeout = \"10s\"\n[[writer]]\ntype = \"sqlite\"\nname = \"n\"\nfiles = [\"x.db\"]\n"
+                            "[[writer]]\ntype = \"cgroup\"\npath = \"/c\"\n");
 }
 
 }  // namespace

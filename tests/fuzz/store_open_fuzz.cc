@@ -88,12 +88,19 @@ class Target {
       put(dir + "data", std::string(3 * kChunk, *name));
     }
     fuzz::each_part(input, [&](std::uint8_t which, std::string bytes) {
-      constexpr const char* names[] = {"head", "dropped", "00000001-a/log", "00000002-b/log", "00000001-a/info", "00000002-b/info", "00000001-a/data"};
+      constexpr const char* names[] = {"head",            "dropped",         "00000001-a/log", "00000002-b/log",
+                                       "00000001-a/info", "00000002-b/info", "00000001-a/data"};
       const std::size_t file = which % 7;
       if ((which & 128) == 0) {
-        if (file == 0) bytes = "SOMSTORE" + std::string("\x01\0\0\0", 4) + bytes, bytes.resize(4096);
-        if (file == 2 || file == 3) fuzz::seal_frames(bytes, 0), bytes = with_real_ids(bytes);
-        if (file == 1 || file == 4 || file == 5) fuzz::seal_tail(bytes);
+        if (file == 0) {
+          bytes = "SOMSTORE" + std::string("\x01\0\0\0", 4) + bytes;
+          bytes.resize(4096);
+        } else if (file == 2 || file == 3) {
+          fuzz::seal_frames(bytes, 0);
+          bytes = with_real_ids(bytes);
+        } else if (file != 6) {
+          fuzz::seal_tail(bytes);
+        }
       }
       put(names[file], bytes);
     });
@@ -128,7 +135,8 @@ class Target {
     std::string buffer(3 * kChunk, '\0');
     const std::uint64_t size = f.attr().size;
     for (std::uint64_t at : {std::uint64_t{0}, size / 2, size - std::min<std::uint64_t>(size, 10), size})
-      if (auto got = f.read(buffer.data(), buffer.size(), at)) fuzz::demand(*got <= buffer.size() && *got <= size - std::min(at, size), "too much was read");
+      if (auto got = f.read(buffer.data(), buffer.size(), at))
+        fuzz::demand(*got <= buffer.size() && *got <= size - at, "too much was read");
     std::uint64_t at = 0;
     for (std::size_t i = 0; i < kMostReads; ++i) {
       auto data = f.next_data(at);
