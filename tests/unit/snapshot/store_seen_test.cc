@@ -7,6 +7,8 @@
 #include <random>
 #include <vector>
 
+#include "tests/unit/snapshot/store_harness.h"
+
 namespace somfs::snapshot {
 namespace {
 
@@ -54,6 +56,36 @@ TEST(StoreSeen, NextIsWhatAskingEachChunkGives) {
       }
     }
   }
+}
+
+// Everywhere a little data, then all of it goes: the store's index stays small, and so does that of the store opened anew.
+TEST(StoreSeen, AHugeSparseFileThatIsCutOffCostsLittle) {
+  test::Volume v;
+  constexpr std::uint64_t size = 8ull << 40;
+  v.open_store();
+  v.create("/f", "beginning");
+  v.truncate("/f", size);
+  v.write("/f", size - 7, "the end");
+  v.snapshot("s");
+  v.write("/f", size / 2, "written after the cut");
+  v.truncate("/f", 0);
+  v.close_store();
+  v.open_store();
+  const ObjectId id = inode_at(v.root.get(), "f").value().id;
+  Seen seen;
+  const std::string log = read_file(v.dir.get(), "00000001-s/log", 1u << 20).value();
+  const LogParse parsed = parse_log(log, [&](LogRecord&& r) { seen.add(r); });
+  EXPECT_EQ(parsed.end, LogEnd::clean);
+  EXPECT_LT(seen.bytes(), 10000u);
+  EXPECT_EQ(seen.find(id)->next(0, size / kChunk, false), size / kChunk);
+  auto view = View::open(v.root.get(), v.dir.get(), "s").value();
+  auto top = view->root().value();
+  auto file = view->open_in(top, {"f", view->lookup(top, "f").value().value()}).value();
+  char end[8] = {};
+  ASSERT_EQ(file.read(end, sizeof end, size - 7).value(), 7u);
+  EXPECT_EQ(std::string(end), "the end");
+  ASSERT_EQ(file.read(end, 7, size / 2).value(), 7u);
+  EXPECT_EQ(std::string(end, 7), std::string(7, '\0'));
 }
 
 }  // namespace
