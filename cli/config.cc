@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <limits>
 #include <set>
 
 #include <toml++/toml.h>
@@ -41,7 +42,9 @@ class Section {
     std::string text = n->is_string() ? *n->value<std::string>() : n->is_number() ? std::to_string(*n->value<double>()) : "";
     auto v = parse(text);
     if (!v) return wrong(key, v.error().line());
-    *out = static_cast<T>(static_cast<double>(*v) * scale);
+    const double scaled = static_cast<double>(*v) * scale;
+    if (!(scaled < static_cast<double>(std::numeric_limits<T>::max()))) return wrong(key, "too large");
+    *out = static_cast<T>(scaled);
     return {};
   }
   // 0.5 or "50%".

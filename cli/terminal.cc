@@ -64,6 +64,8 @@ Result<double> parse_seconds(const std::string& text) {
   double factor = unit.empty() || unit == "s" ? 1 : unit == "ms" ? 0.001 : unit == "m" || unit == "min" ? 60 : unit == "h" ? 3600
                 : unit == "d" ? 86400 : -1;
   if (end == text.c_str() || !(v >= 0) || factor < 0) return fail(Exit::usage, "not a time", printable(text), {}, "write 500ms, 30s, 10m, 24h or 7d");
+  constexpr double century = 100 * 365.25 * 86400;   // nanoseconds of it still fit 64 bits, added to the time of day
+  if (v * factor > century) return fail(Exit::usage, "not a time", printable(text), "too large");
   return v * factor;
 }
 

@@ -137,13 +137,12 @@ std::uint64_t Store::Impl::free_bytes() const {
 int Store::Impl::merge_chunks(Snap& from, Snap& into, const Seen& have, const ChunkRecord& r) {
   const Seen::Object* there = have.find(r.object);
   if (there != nullptr && there->whole) return 0;
-  for (std::uint64_t i = 0; i < r.count();) {
-    if (there != nullptr && there->chunk(r.first + i)) {
-      ++i;
-      continue;
-    }
-    std::uint64_t n = 1;
-    while (i + n < r.count() && (r.hole || n < 16) && (there == nullptr || !there->chunk(r.first + i + n))) ++n;
+  const std::uint64_t end = r.first + r.count();
+  for (std::uint64_t at = r.first; at < end;) {
+    const std::uint64_t missing = there == nullptr ? at : there->next(at, end, false);
+    if (missing == end) return 0;
+    const std::uint64_t most = r.hole ? end : std::min(end, missing + 16);
+    const std::uint64_t i = missing - r.first, n = (there == nullptr ? most : there->next(missing, most, true)) - missing;
     ChunkRecord moved{r.object, r.first + i, std::min(n * kChunk, r.length - i * kChunk), 0, r.hole};
     if (!r.hole) {
       moved.data_off = into.data_end.fetch_add(n * kChunk);
@@ -156,7 +155,7 @@ int Store::Impl::merge_chunks(Snap& from, Snap& into, const Seen& have, const Ch
     Lock l(mutex);
     if (into.gone) return ESTALE;
     if (int e = append(into, moved); e != 0) return e;
-    i += n;
+    at = missing + n;
   }
   return 0;
 }

@@ -165,20 +165,14 @@ int Store::Impl::preserve_data(const ObjectId& object, int fd, Extent extent) {
     if (int e = preserve_attr(object, fd); e != 0) return e;
     to = target;
     const Seen::Object& o = *seen.find(object);
-    untouched = o.chunks.empty();
+    untouched = o.untouched();
     std::uint64_t end = std::min<std::uint64_t>(extent.len > ~extent.off ? ~0ull : extent.off + extent.len, o.size);
-    std::uint64_t start = extent.off / kChunk * kChunk;
-    if (untouched && !o.whole && start < end) {
-      bytes = std::min((end - 1) / kChunk * kChunk + kChunk, o.size) - start;
-      missing.push_back({start, bytes});
-      start = end;
-    }
-    for (std::uint64_t i = start / kChunk; i * kChunk < end && !o.whole; ++i) {
-      if (o.chunk(i)) continue;
-      std::uint64_t n = std::min(kChunk, o.size - i * kChunk);
-      if (!missing.empty() && missing.back().end() == i * kChunk) missing.back().len += n;
-      else missing.push_back({i * kChunk, n});
-      bytes += n;
+    const std::uint64_t last = (end + kChunk - 1) / kChunk;
+    for (std::uint64_t i = o.next(extent.off / kChunk, last, false); i < last;) {
+      const std::uint64_t upto = o.next(i, last, true);
+      missing.push_back({i * kChunk, std::min(upto * kChunk, o.size) - i * kChunk});
+      bytes += missing.back().len;
+      i = o.next(upto, last, false);
     }
   }
   if (bytes >= kCloneFrom && untouched && can_clone.load(std::memory_order_relaxed)) {

@@ -1,12 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "snapshot/store_seen.h"
 
+#include <algorithm>
+#include <iterator>
+
 namespace somfs::snapshot {
+
+namespace {
+constexpr std::uint64_t kLongRun = 4096;   // 256 MiB: 64 words of bits
+}  // namespace
 
 bool Seen::Object::chunk(std::uint64_t index) const {
   if (whole) return true;
   auto at = chunks.find(index / 64);
-  return at != chunks.end() && (at->second >> (index % 64) & 1) != 0;
+  return (at != chunks.end() && (at->second >> (index % 64) & 1) != 0) || runs.covers(index, 1);
+}
+
+std::uint64_t Seen::Object::next(std::uint64_t index, std::uint64_t end, bool there) const {
+  if (whole) return there ? std::min(index, end) : end;
+  while (index < end && chunk(index) != there) {
+    // What is alike is passed at once: a run, or the gap up to the next run or word.
+    auto run = runs.map().upper_bound(index);
+    if (!there) {
+      const bool in_run = run != runs.map().begin() && std::prev(run)->second > index;
+      index = in_run ? std::prev(run)->second : index + 1;
+      continue;
+    }
+    auto word = chunks.lower_bound(index / 64);
+    const std::uint64_t by_word = word == chunks.end() ? end : word->first == index / 64 ? index + 1 : word->first * 64;
+    index = std::min(by_word, run == runs.map().end() ? end : run->first);
+  }
+  return std::min(index, end);
 }
 
 Seen::Object& Seen::object(const ObjectId& id) {
@@ -37,6 +61,11 @@ void Seen::add(const LogRecord& record) {
     o.attr = true;
   } else if (auto* c = std::get_if<ChunkRecord>(&record)) {
     Object& o = object(c->object);
+    if (c->count() >= kLongRun) {
+      o.runs.add(c->first, c->count());
+      bytes_ += 64;
+      return;
+    }
     std::uint64_t end = c->first + c->count();
     for (std::uint64_t i = c->first; i < end;) {
       std::uint64_t upto = std::min(end, (i / 64 + 1) * 64);
@@ -62,6 +91,8 @@ void Seen::merge(const Seen& other) {
     }
     ours.whole = ours.whole || theirs.whole;
     for (const auto& [word, bits] : theirs.chunks) add_bits(ours, word, bits);
+    ours.runs.add(theirs.runs);
+    bytes_ += 64 * theirs.runs.count();
   }
 }
 

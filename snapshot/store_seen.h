@@ -3,11 +3,13 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <unordered_set>
 
+#include "snapshot/dirty_set.h"
 #include "snapshot/store_log.h"
 
 namespace somfs::snapshot {
@@ -18,8 +20,12 @@ class Seen {
     bool attr = false;
     bool whole = false;
     std::uint64_t size = 0;                                  // at the cut; valid with `attr`
-    std::unordered_map<std::uint64_t, std::uint64_t> chunks;  // chunk number / 64 → one bit each
+    std::map<std::uint64_t, std::uint64_t> chunks;            // chunk number / 64 → one bit each
+    ExtentSet runs;                                           // chunks of long records: a hole may be as large as a file can be
     bool chunk(std::uint64_t index) const;
+    bool untouched() const { return !whole && chunks.empty() && runs.empty(); }
+    // The first chunk of [index, end) that is there, or is not; `end` where there is none.
+    std::uint64_t next(std::uint64_t index, std::uint64_t end, bool there) const;
   };
 
   void add(const LogRecord& record);

@@ -69,7 +69,9 @@ TEST(Config, DefaultsAreSafe) {
 TEST(Config, EveryMistakeIsOneLineWithConfigurationCode) {
   for (const char* bad : {"[volume]\nexlude = []", "[typo]", "[snapshot]\nreserve = \"lots\"", "[snapshot]\nhold = \"1h\"", "[migrate]\nbrake = 2",
                           "[volume]\nexclude = [\"../etc\"]", "[volume]\nexclude = \"x\"", "[[writer]]\ntype = \"oracle\"", "[[writer]]\ntype = \"hooks\"",
-                          "[writer]\ntype = \"hooks\"", "not toml at all", "[snapshot]\nreserve = \"200%\"", "[volume]\nexclude = [\"\"]"}) {
+                          "[writer]\ntype = \"hooks\"", "not toml at all", "[snapshot]\nreserve = \"200%\"", "[volume]\nexclude = [\"\"]",
+                          // 704 ms, had it wrapped around
+                          "[snapshot]\nhold = \"4294968s\"", "[snapshot]\nexpire = \"1e300d\"", "[snapshot]\nexpire = inf"}) {
     auto c = parse_config(bad, "t.conf");
     ASSERT_FALSE(c) << bad;
     EXPECT_EQ(c.error().exit, Exit::configuration) << bad;
@@ -87,7 +89,7 @@ TEST(Terminal, SizesAndTimes) {
   for (const char* bad : {"", "x", "-1", "5Q", "10MiBs", "1e40"}) EXPECT_FALSE(parse_bytes(bad)) << bad;
   EXPECT_EQ(*parse_seconds("500ms"), 0.5);
   EXPECT_EQ(*parse_seconds("24h"), 86400);
-  EXPECT_FALSE(parse_seconds("soon"));
+  for (const char* bad : {"soon", "-1s", "nan", "inf", "40000d"}) EXPECT_FALSE(parse_seconds(bad)) << bad;
   EXPECT_EQ(human_bytes(1536), "1.50 KiB");
   EXPECT_EQ(human_seconds(125), "2 min 5 s");
   EXPECT_EQ(ProgressBar::bar(0.5, 10), "[#####.....]");
