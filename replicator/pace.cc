@@ -70,12 +70,21 @@ class Base : public Pace {
     out_.threshold_bytes = static_cast<std::uint64_t>(std::clamp(bytes, std::min(kLeastGroup, memory_), memory_));
   }
   void sleep(const GroupDone& group) {
-    out_.sleep_s = std::max(0.0, out_.interval_s - between_ns(group.closed_ns, group.now_ns));
+    closed_ns_ = group.closed_ns;
+    collecting_ = true;
+    sleep_from(group.now_ns);
+  }
+  void sleep_from(std::int64_t now_ns) {   // an acknowledgement may come during the sleep, and change it
+    if (collecting_) out_.sleep_s = std::max(0.0, out_.interval_s - between_ns(closed_ns_, now_ns));
   }
 
   const PaceSettings set_;
   const double low_, high_, memory_;
   Decision out_;
+
+ private:
+  std::int64_t closed_ns_ = 0;
+  bool collecting_ = false;
 };
 
 class BestEffort final : public Base {
@@ -105,6 +114,7 @@ class Paper final : public Base {
     const double before = out_.interval_s;
     follow(group.times, kFirstOfBackup, static_cast<std::size_t>(Stage::apply), set_.beta);
     out_.mirror_idle_s = std::max(0.0, before - longest_);
+    sleep_from(group.now_ns);
     return out_;
   }
 
@@ -158,6 +168,7 @@ class Bottleneck final : public Base {
     backlog_s_ = sane(group.backlog_s);
     // Half of the window may be on the way, or it would be full of a long line alone.
     floor_ = between(2 * sane(group.round_trip_s) / set_.credits, low_, high_, low_);
+    sleep_from(group.now_ns);
     return out_;
   }
 

@@ -75,7 +75,7 @@ struct Decision {
   double interval_s = 0;              // the open group is cut when this has passed since it was opened and the first lane is free
   std::uint64_t threshold_bytes = 0;  // no group becomes larger
   bool cut_when_full = false;         // a full group need not wait for the end of the interval
-  double sleep_s = 0;                 // how long the source's side sleeps now: it is the faster one, or ahead of its interval
+  double sleep_s = 0;                 // what is left of the interval: the source's side sleeps as long, it is the faster one
   double mirror_idle_s = 0;           // what the mirror has free in every interval, when it is the faster one
 
   // Why. Stage and numbers are those of the slowest lane.

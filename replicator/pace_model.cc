@@ -34,19 +34,20 @@ StageTimes PaceModel::times_of(double bytes) {
 
 ModelPeriod PaceModel::period() {
   double& first_lane = free_at_[settings_.lanes[0]];
-  double cut = 0;
+  double cut = 0, at_least = opened_;
   for (;;) {   // what happens before the open group is cut may move the cut
     const Decision& now = pace_->decision();
     const double limit = static_cast<double>(now.threshold_bytes);
     double due = opened_ + now.interval_s;
     if (now.cut_when_full && sites_.rate > 0) due = std::min(due, opened_ + std::max(0.0, limit - pending_) / sites_.rate);
     const bool window_full = flights_.size() >= settings_.credits;
-    cut = window_full ? kNever : std::max(due, first_lane);
+    cut = window_full ? kNever : std::max({due, first_lane, at_least});
     // In a full window nothing is cut, so that no interval passes: the acknowledgement is not delayed further.
     const bool old_enough = !flights_.empty() && (window_full || flights_.front().intervals >= sites_.ack_delay);
     const double answer = old_enough ? std::max(opened_, flights_.front().ready) : kNever;
     const double done = done_.empty() ? kNever : std::max(opened_, done_.front().at);
     if (std::min(answer, done) > cut) break;
+    at_least = std::max(at_least, std::min(answer, done));
     if (done <= answer) {
       done_.front().group.now_ns = ns(done);
       done_.front().group.credits_in_use = static_cast<unsigned>(flights_.size());

@@ -147,11 +147,11 @@ TEST(PaceModel, OverloadIsFlaggedWithinFivePeriods) {
     }
 }
 
-// From the start, the first answer of the mirror tells nothing of fixed costs, and three intervals pass before the second.
+// From the start: one answer tells nothing of fixed costs, and answers come late from a site that cannot keep up.
 TEST(PaceModel, OverloadFromTheStartIsFlaggedToo) {
   for (const double load : {1.1, 1.2, 1.5, 3.0}) {
     PaceModel model(from(0.030), sites(load));
-    EXPECT_LE(flagged(model), 12) << load;
+    EXPECT_LE(flagged(model), 16) << load;
   }
 }
 

@@ -151,7 +151,7 @@ TEST(BottleneckPace, ApplyCounts) {
     pace->acknowledged(ack);
   }
   EXPECT_EQ(pace->decision().bottleneck, Stage::apply);
-  EXPECT_NEAR(pace->decision().need_s, 1.05 * 0.050, 1e-3);
+  EXPECT_GE(pace->decision().need_s, 1.05 * 0.050);   // and more, for the larger group of a longer interval
   EXPECT_EQ(pace->decision().overload, Overload::backlog);
   EXPECT_NE(pace->decision().reason().find("apply at the mirror"), std::string::npos) << pace->decision().reason();
 }
