@@ -140,8 +140,6 @@ class Bottleneck final : public Base {
   explicit Bottleneck(const PaceSettings& settings) : Base(settings) { out_.cut_when_full = set_.share >= 1; }
 
   const Decision& group_done(const GroupDone& group) override {
-    ++done_;
-    in_flight_ = group.credits_in_use;
     const double bytes = std::min(static_cast<double>(group.bytes), kMostBytes);
     see(bytes, group.times, 0, kFirstOfBackup);
     const double open = between_ns(group.opened_ns, group.closed_ns);
@@ -151,7 +149,7 @@ class Bottleneck final : public Base {
       rated_ = true;
     }
     adjust();
-    look_for_overload(group.credits_in_use >= set_.credits && answered_ >= settling_);
+    look_for_overload(group.credits_in_use >= set_.credits);
     sleep(group);
     return out_;
   }
@@ -164,7 +162,7 @@ class Bottleneck final : public Base {
       see(std::min(static_cast<double>(group.applied_bytes), kMostBytes) / group.applied_groups, mean,
           static_cast<std::size_t>(Stage::apply), kStages);
     }
-    ++answered_;
+    answered_ = true;
     backlog_s_ = sane(group.backlog_s);
     // Half of the window may be on the way, or it would be full of a long line alone.
     floor_ = between(2 * sane(group.round_trip_s) / set_.credits, low_, high_, low_);
@@ -215,7 +213,6 @@ class Bottleneck final : public Base {
 
   void adjust() {
     out_.stepped = false;
-    const bool stepping = std::exchange(cut_short_, false);   // a step that its bounds cut short goes on to the target
     const double now = out_.interval_s;
     const double limit = static_cast<double>(out_.threshold_bytes);
     Lane* slowest = nullptr;
@@ -232,13 +229,11 @@ class Bottleneck final : public Base {
     explain(*slowest, longest);
     out_.target_s = between(target, floor(), high_, high_);
     const double step = std::clamp(out_.target_s, now / kMostDown, now * kMostUp);
-    if (answered_ == 0 && out_.need_s <= now) {
+    if (!answered_ && out_.need_s <= now) {
       // What the mirror needs is not known yet.
-    } else if (std::abs(step - now) > (stepping ? 0 : kStep * now) && (step > now || in_flight_ <= set_.credits / 2) && sure_beyond(now, step, limit)) {
+    } else if (std::abs(step - now) > kStep * now && sure_beyond(now, step, limit)) {
       out_.stepped = true;
-      cut_short_ = step != out_.target_s;
       move_to(step);
-      if (step < now) settling_ = done_;
       drift_ = scatter_ = 0;
     } else if (std::exchange(slowest->fresh, false)) {   // every measurement moves the interval once
       const double gain = (out_.need_s > now ? set_.beta : set_.alpha) * agreement((out_.need_s - now) / now, out_.noise);
@@ -310,12 +305,10 @@ class Bottleneck final : public Base {
   }
 
   std::array<Lane, kStages> lanes_;
-  bool rated_ = false, cut_short_ = false;
-  std::uint64_t done_ = 0, answered_ = 0;   // groups
-  std::uint64_t settling_ = 0;              // groups up to here were cut for a longer interval: behind them the window may be full
+  bool rated_ = false;
+  bool answered_ = false;                   // by the mirror, ever
   double backlog_s_ = 0, floor_ = 0;
   double drift_ = 0, scatter_ = 0;          // mean and mean size of the relative errors
-  unsigned in_flight_ = 0;
   int loaded_ = 0, window_ = 0, behind_ = 0, late_ = 0;   // periods in a row
 };
 

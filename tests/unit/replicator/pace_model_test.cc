@@ -130,6 +130,17 @@ TEST(PaceModel, NoiseOfTwentyPerCentMovesTheIntervalByFifteenAtMost) {
     }
 }
 
+// Where the pull back is weak, the interval wanders; but nobody acts on a slope that was read out of noise.
+TEST(PaceModel, NoiseIsNotTakenForOverload) {
+  for (const int delay : {0, 3, 10}) {
+    double sum = 0;
+    bool overload = false;
+    for (std::uint64_t seed = 1; seed <= 10; ++seed) sum += scatter(0.9, delay, seed, &overload);
+    EXPECT_LE(sum / 10, 0.25) << delay;
+    EXPECT_FALSE(overload) << delay;
+  }
+}
+
 int flagged(PaceModel& model) {
   for (int i = 1; i <= 100; ++i)
     if (model.period().decision.overload != Overload::none) return i;
