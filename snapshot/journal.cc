@@ -281,13 +281,15 @@ Status Journal::Impl::tend() {
     all = appended_.load();
     lost = current_ == nullptr;
     if (log_size_ > options_.log_bytes) hand_over(false);
-    room_wanted = current_ != nullptr && spare_ == nullptr && current_->used() > current_->size() / 2;
+    room_wanted = current_ != nullptr && spare_ == nullptr && !making_spare_ && current_->used() > current_->size() / 2;
     if (room_wanted) spare_number = next_segment_++;
+    making_spare_ |= room_wanted;
   }
   make_durable(all);
   if (room_wanted) {
     auto made = Segment::create(dir_.get(), spare_number, options_.segment_bytes);
     Lock l(mu_);
+    making_spare_ = false;
     // Numbers tell the order: a spare that came too late is of no use.
     if (made && (current_ == nullptr || current_->number() > spare_number)) {
       ::unlinkat(dir_.get(), segment_name(spare_number).c_str(), 0);

@@ -90,6 +90,7 @@ struct Journal::Impl {
   std::vector<std::shared_ptr<Segment>> unsynced_ GUARDED_BY(mu_);  // full ones that are not durable yet
   bool names_dirty_ GUARDED_BY(mu_) = false;                      // a segment was made since the directory was synced
   bool syncing_ GUARDED_BY(mu_) = false;
+  bool making_spare_ GUARDED_BY(mu_) = false;                     // by one thread: a second one's spare would replace it
   std::uint64_t next_segment_ GUARDED_BY(mu_) = 1;
   std::uint64_t log_size_ GUARDED_BY(mu_) = 0;                    // since the last hand-over
   std::uint64_t epoch_ GUARDED_BY(mu_) = 1;

@@ -3,6 +3,8 @@
 
 #include <sys/wait.h>
 
+#include <algorithm>
+#include <barrier>
 #include <thread>
 
 #include "common/bytes.h"
@@ -363,6 +365,26 @@ TEST_F(JournalTest, many_threads_and_cuts_lose_nothing) {
   }
   const DirtySet set = j->known_since(0, j->rotate());
   EXPECT_EQ(set.objects().size(), kThreads * kEach);
+}
+
+TEST_F(JournalTest, rounds_that_meet_make_one_spare_segment) {
+  constexpr std::size_t kThreads = 4;
+  for (int round = 0; round < 10; ++round) {
+    test::Scratch fresh;
+    auto j = open(fresh.fd());
+    for (std::uint64_t n = 1; n <= 500; ++n) write(*j, n);   // more than half of a segment, less than a whole one
+    std::barrier together(kThreads);
+    {
+      std::vector<std::jthread> threads;
+      for (std::size_t t = 0; t < kThreads; ++t)
+        threads.emplace_back([&] {
+          together.arrive_and_wait();
+          EXPECT_TRUE(j->flush());
+        });
+    }
+    const auto names = list(fresh.fd());
+    EXPECT_EQ(std::count_if(names.begin(), names.end(), [](const std::string& n) { return n.starts_with("log-"); }), 2);
+  }
 }
 
 }  // namespace
