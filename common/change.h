@@ -101,7 +101,8 @@ class PreImages {
   // descriptor of the child or -1. `last`: this may be the child's last name, so the store links it to keep it.
   virtual void before_name(const ObjectId& parent, int parent_fd, std::string_view name, const ObjectId& child,
                            const Handle* child_handle, int child_fd, bool last) noexcept = 0;
-  // The application met a full disk: gives back the space of one snapshot. False: there is none left to give.
+  // The application met a full disk: gives back the space of one snapshot. False: there is none left to give, also not by
+  // somebody else who is at it.
   virtual bool make_room() noexcept { return false; }
   // How many links the store itself holds on the object: to be subtracted from st_nlink.
   virtual std::uint32_t own_links(const ObjectId& object) const noexcept = 0;

@@ -60,11 +60,13 @@ int Passthrough::set_size(SetAttr& r, Node& n, int fd, const std::string& path) 
   op.extent = {size, now > size ? now - size : 0};
   op.size_may_change = true;
   chain_.before(op);
-  int result = r.file != nullptr && r.file->writes ? ::ftruncate(r.file->fd.get(), r.attr.st_size)
-                                                   : ::truncate(path.c_str(), r.attr.st_size);
-  if (result != 0) return errno;
-  chain_.after(op);
-  return 0;
+  const int err = with_room([&] {
+    int result = r.file != nullptr && r.file->writes ? ::ftruncate(r.file->fd.get(), r.attr.st_size)
+                                                     : ::truncate(path.c_str(), r.attr.st_size);
+    return result == 0 ? 0 : errno;
+  });
+  if (err == 0) chain_.after(op);
+  return err;
 }
 
 int Passthrough::set_owner_and_mode(SetAttr& r, Node& n, int fd, const std::string& path) {
@@ -80,9 +82,12 @@ int Passthrough::set_owner_and_mode(SetAttr& r, Node& n, int fd, const std::stri
     clear_privileges(r.req, n, fd, fuse_req_ctx(r.req)->uid != 0);
     uid_t uid = (r.to_set & FUSE_SET_ATTR_UID) != 0 ? r.attr.st_uid : static_cast<uid_t>(-1);
     gid_t gid = (r.to_set & FUSE_SET_ATTR_GID) != 0 ? r.attr.st_gid : static_cast<gid_t>(-1);
-    if (::fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) != 0) return errno;
+    // The new owner's quota may be full.
+    if (int err = with_room([&] { return ::fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) == 0 ? 0 : errno; }); err != 0)
+      return err;
   }
-  if ((r.to_set & FUSE_SET_ATTR_MODE) != 0 && ::chmod(path.c_str(), r.attr.st_mode & 07777) != 0) return errno;
+  if ((r.to_set & FUSE_SET_ATTR_MODE) != 0)
+    if (int err = with_room([&] { return ::chmod(path.c_str(), r.attr.st_mode & 07777) == 0 ? 0 : errno; }); err != 0) return err;
   if ((r.to_set & (FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME)) != 0) {
     timespec times[2] = {{0, UTIME_OMIT}, {0, UTIME_OMIT}};
     if ((r.to_set & FUSE_SET_ATTR_ATIME) != 0)
@@ -164,9 +169,11 @@ void Passthrough::do_setxattr(SetXattr& r) {
     bool acl = r.value != nullptr && r.name.view() == "system.posix_acl_access";
     if (acl) ::fstatat(fd->get(), "", &before, AT_EMPTY_PATH);
     chain_.before(op);
-    int result = r.value != nullptr ? ::setxattr(path.c_str(), r.name.c_str(), r.value, r.size, r.flags)
-                                    : ::removexattr(path.c_str(), r.name.c_str());
-    if (result != 0) err = errno;
+    err = with_room([&] {
+      int result = r.value != nullptr ? ::setxattr(path.c_str(), r.name.c_str(), r.value, r.size, r.flags)
+                                      : ::removexattr(path.c_str(), r.name.c_str());
+      return result == 0 ? 0 : errno;
+    });
     n.caps.store(FileCaps::unknown, std::memory_order_relaxed);
     if (err == 0) {
       // As for chmod: who is not in the group cannot leave the set-group-id bit standing.
@@ -226,10 +233,8 @@ void Passthrough::do_setflags(SetFlags& r) {
     Lock l(r.node.lock);
     Operation op = operation(Verb::set_flags, r.node, r.fd);
     chain_.before(op);
-    if (::ioctl(r.fd, r.cmd, r.value) != 0)
-      err = errno;
-    else
-      chain_.after(op);
+    err = with_room([&] { return ::ioctl(r.fd, r.cmd, r.value) == 0 ? 0 : errno; });
+    if (err == 0) chain_.after(op);
   }
   if (err != 0)
     fuse_reply_err(r.req, err);

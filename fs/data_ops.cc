@@ -194,13 +194,13 @@ void Passthrough::do_write(Write& r) {
     op.promise = file.prompt || (r.flags & (O_SYNC | O_DSYNC | O_DIRECT)) != 0 ? Promise::now : Promise::soon;
     op.payload = std::as_bytes(std::span(data, r.size));
     chain_.before(op);
-    do {
+    err = with_room([&] {
       ChargeTo caller(r.req, r.kill);
       do {
         put = ::pwrite(fd, data, r.size, r.off);
       } while (put < 0 && errno == EINTR);
-      err = put < 0 ? errno : 0;
-    } while (should_retry(err));
+      return put < 0 ? errno : 0;
+    });
     if (err == 0) {
       op.extent.len = static_cast<std::uint64_t>(put);
       op.payload = op.payload.first(static_cast<std::size_t>(put));
@@ -258,12 +258,14 @@ void Passthrough::do_allocate(Allocate& r) {
     op.size_may_change = (r.mode & FALLOC_FL_KEEP_SIZE) == 0;
     op.promise = r.file.prompt ? Promise::now : Promise::soon;
     chain_.before(op);
-    do {
+    err = with_room([&] {
       ChargeTo caller(r.req, ordinary);
+      int e = 0;
       do {
-        err = ::fallocate(fd, r.mode, r.off, r.len) == 0 ? 0 : errno;
-      } while (err == EINTR);
-    } while (should_retry(err));
+        e = ::fallocate(fd, r.mode, r.off, r.len) == 0 ? 0 : errno;
+      } while (e == EINTR);
+      return e;
+    });
     // For want of room, or on a broken disk, it may have been carried out in part.
     if (err == 0 || err == ENOSPC || err == EDQUOT || err == EIO) chain_.after(op);
   }
@@ -303,11 +305,11 @@ void Passthrough::do_copy(CopyRange& r) {
     op.size_may_change = true;
     op.promise = r.out.prompt ? Promise::now : Promise::soon;
     chain_.before(op);
-    {
+    err = with_room([&] {
       ChargeTo caller(r.req, ordinary);
       put = ::copy_file_range(r.in.fd.get(), &r.off_in, r.out.fd.get(), &r.off_out, r.len, static_cast<unsigned>(r.flags));
-      if (put < 0) err = errno;
-    }
+      return put < 0 ? errno : 0;
+    });
     if (err == 0) {
       op.extent.len = static_cast<std::uint64_t>(put);
       chain_.after(op);

@@ -138,13 +138,17 @@ int Passthrough::create_file(Create& r, Node& dir, int dirfd, NewObject* made) {
   op.excluded = op.names[0].excluded;
   chain_.before(op);
   for (int tries = 0; !fd && tries < 2; ++tries) {
-    {
+    int err = with_room([&] {
       ActAs caller(r.req, r.mode);
       fd = Fd(::openat(dirfd, r.name.c_str(), creation_flags(r.flags) | O_CREAT | O_EXCL, r.mode));
+      return fd ? 0 : errno;
+    });
+    born = err == 0;
+    if (err == EEXIST && (r.flags & O_EXCL) == 0) {
+      fd = Fd(::openat(dirfd, r.name.c_str(), creation_flags(r.flags)));
+      err = fd ? 0 : errno;
     }
-    born = static_cast<bool>(fd);
-    if (!fd && errno == EEXIST && (r.flags & O_EXCL) == 0) fd = Fd(::openat(dirfd, r.name.c_str(), creation_flags(r.flags)));
-    if (!fd && (tries > 0 || (errno != EMFILE && errno != ENFILE) || !nodes_.shrink())) return errno;
+    if (err != 0 && (tries > 0 || (err != EMFILE && err != ENFILE) || !nodes_.shrink())) return err;
   }
   Look seen;
   if (int err = attributes(fd.get(), "", &seen); err != 0) return err;
@@ -168,12 +172,14 @@ int Passthrough::create_unnamed(Create& r, Node& dir, int dirfd, NewObject* made
   op.kind = Kind::file;
   op.excluded = excluded(dir);
   chain_.before(op);
-  {
-    ActAs caller(r.req, r.mode);
-    // Whether it may be linked later is the kernel's business above us: beneath it always may.
-    fd = Fd(::openat(dirfd, ".", (creation_flags(r.flags) & ~O_NOFOLLOW) | O_TMPFILE | O_RDWR, r.mode));
-  }
-  if (!fd) return errno;
+  if (int err = with_room([&] {
+        ActAs caller(r.req, r.mode);
+        // Whether it may be linked later is the kernel's business above us: beneath it always may.
+        fd = Fd(::openat(dirfd, ".", (creation_flags(r.flags) & ~O_NOFOLLOW) | O_TMPFILE | O_RDWR, r.mode));
+        return fd ? 0 : errno;
+      });
+      err != 0)
+    return err;
   auto path = std::make_shared<const Fd>(::open(proc_path(fd.get()).c_str(), O_PATH | O_CLOEXEC));
   Look seen;
   if (int err = attributes(fd.get(), "", &seen); err != 0) return err;
@@ -222,13 +228,13 @@ void Passthrough::do_make(Make& r) {
     op.name_count = 1;
     op.excluded = op.names[0].excluded;
     chain_.before(op);
-    {
+    err = with_room([&] {
       ActAs caller(r.req, r.mode);
       int result = S_ISLNK(r.mode)   ? ::symlinkat(r.target.c_str(), dir->get(), name)
                    : S_ISDIR(r.mode) ? ::mkdirat(dir->get(), name, r.mode & 07777)
                                      : ::mknodat(dir->get(), name, r.mode, r.rdev);
-      err = result == 0 ? 0 : errno;
-    }
+      return result == 0 ? 0 : errno;
+    });
     if (err == 0) err = find(r.parent, dir->get(), name, &e);
     if (err == 0) {
       Node& made = node(e.ino);
@@ -276,11 +282,13 @@ void Passthrough::do_link(Link& r) {
     op.names[0].uncaptured = op.excluded;
     op.excluded = op.names[0].excluded;
     chain_.before(op);
-    // By descriptor, as root may; everybody else by the descriptor's name in /proc.
-    int result = ::linkat(object->get(), "", dir->get(), r.name.c_str(), AT_EMPTY_PATH);
-    if (result != 0 && errno == ENOENT)
-      result = ::linkat(AT_FDCWD, proc_path(object->get()).c_str(), dir->get(), r.name.c_str(), AT_SYMLINK_FOLLOW);
-    err = result == 0 ? 0 : errno;
+    err = with_room([&] {
+      // By descriptor, as root may; everybody else by the descriptor's name in /proc.
+      int result = ::linkat(object->get(), "", dir->get(), r.name.c_str(), AT_EMPTY_PATH);
+      if (result != 0 && errno == ENOENT)
+        result = ::linkat(AT_FDCWD, proc_path(object->get()).c_str(), dir->get(), r.name.c_str(), AT_SYMLINK_FOLLOW);
+      return result == 0 ? 0 : errno;
+    });
     if (err == 0) {
       chain_.after(op);
       Look seen;
@@ -338,10 +346,8 @@ void Passthrough::do_remove(Remove& r) {
       chain_.before(op);
       // Whoever works in a directory that goes may still look at it: without a descriptor of ours it would be gone at once.
       PathFd kept = r.directory && victim.node != nullptr ? nodes_.path(*victim.node) : nullptr;
-      if (::unlinkat(dir->get(), r.name.c_str(), r.directory ? AT_REMOVEDIR : 0) != 0)
-        err = errno;
-      else
-        chain_.after(op);
+      err = with_room([&] { return ::unlinkat(dir->get(), r.name.c_str(), r.directory ? AT_REMOVEDIR : 0) == 0 ? 0 : errno; });
+      if (err == 0) chain_.after(op);
     }
     if (victim.node != nullptr) nodes_.forget(*victim.node, 1);
   }
@@ -403,11 +409,11 @@ void Passthrough::do_rename(Rename& r) {
       op.excluded = op.names[0].excluded && op.names[1].excluded;
       for (int i : {0, 1}) op.names[i].uncaptured = op.names[1 - i].excluded;
       chain_.before(op);
-      {
+      err = with_room([&] {
         std::optional<ActAs> caller;  // a whiteout is a new object
         if ((r.flags & RENAME_WHITEOUT) != 0) caller.emplace(r.req, S_IFCHR);
-        if (::renameat2(from->get(), r.name.c_str(), to->get(), r.new_name.c_str(), r.flags) != 0) err = errno;
-      }
+        return ::renameat2(from->get(), r.name.c_str(), to->get(), r.new_name.c_str(), r.flags) == 0 ? 0 : errno;
+      });
       Look white;
       if (err == 0 && (r.flags & RENAME_WHITEOUT) != 0 && look(from->get(), r.name.c_str(), &white) == 0) {
         op.names[0].after = white.id;

@@ -168,9 +168,14 @@ class Passthrough {
   void fill(fuse_entry_param* e, Node& node, const struct stat& st) const;
   bool excluded(Node& node);
   bool excluded(Node& parent, const char* name);
-  // For want of room because of pre-images: they go, one snapshot after the other, until the call has its room or there are none.
-  bool should_retry(int error) const {
-    return (error == ENOSPC || error == EDQUOT) && pre_images_ != nullptr && pre_images_->make_room();
+  // Runs a system call (0 or an errno) again for as long as it lacks the room that pre-images take: they go, one snapshot after the
+  // other, until it has its room or there are none; once more then, as somebody else may have got rid of the last. Whom the call acts
+  // for ends with it: making room is the daemon's.
+  template <typename Call>
+  int with_room(const Call& call) const {
+    int err = call();
+    for (bool more = pre_images_ != nullptr; more && (err == ENOSPC || err == EDQUOT); err = call()) more = pre_images_->make_room();
+    return err;
   }
   bool keeps_pre_images() const { return pre_images_ != nullptr && pre_images_->wanted(); }
   Operation operation(Verb verb, Node& node, int fd);

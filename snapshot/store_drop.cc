@@ -119,10 +119,16 @@ void Store::Impl::settle() noexcept {
       gone.swap(to_erase);
       tell.swap(to_tell);
       unused.swap(retired);
+      if (!gone.empty()) ++erasing;
     }
     if (gone.empty() && tell.empty()) return;
     if (!tell.empty()) store_dropped();
     for (const auto& snap : gone) erase(*snap);
+    if (!gone.empty()) {
+      Lock l(mutex);
+      --erasing;
+      erased.notify_all();
+    }
     if (!tell.empty()) store_dropped();  // again: there may have been no room before
     if (options.on_drop)
       for (const DroppedSnapshot& d : tell) options.on_drop(d);
@@ -297,9 +303,12 @@ void Store::keep_reserve() noexcept {
 }
 
 bool Store::make_room() noexcept {
-  if (!wanted()) return false;
   {
     Lock l(impl_->mutex);
+    if (impl_->snaps.empty()) {
+      while (impl_->erasing != 0) impl_->erased.wait(impl_->mutex);
+      return false;
+    }
     impl_->drop_oldest("the disk was full, and an application needed the room");
   }
   impl_->settle();

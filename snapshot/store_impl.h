@@ -67,6 +67,8 @@ struct Store::Impl {
   std::vector<DroppedSnapshot> dropped GUARDED_BY(mutex);                 // newest first
   std::vector<DroppedSnapshot> to_tell GUARDED_BY(mutex);
   std::vector<std::shared_ptr<Snap>> to_erase GUARDED_BY(mutex);          // directories renamed to gone-N
+  unsigned erasing GUARDED_BY(mutex) = 0;                                 // threads that erase them
+  CondVar erased;
 
   Status load(const Uuid& boot);
 
