@@ -176,10 +176,14 @@ void Passthrough::listxattr(fuse_req_t req, fuse_ino_t ino, std::size_t size) {
     fuse_reply_err(req, errno);
     return;
   }
-  // Trusted attributes are shown to the privileged only; the thread that asks here always is.
+  reply_names(req, std::string_view(all).substr(0, static_cast<std::size_t>(n)), size);
+}
+
+void Passthrough::reply_names(fuse_req_t req, std::string_view all, std::size_t size) {
+  // Trusted attributes are shown to the privileged only; the thread that asks beneath always is. To read them the kernel refuses.
   std::string names;
   bool trusted = fuse_req_ctx(req)->uid == 0;
-  for (std::size_t at = 0; at < static_cast<std::size_t>(n);) {
+  for (std::size_t at = 0; at < all.size();) {
     std::string_view name = all.data() + at;
     at += name.size() + 1;
     if (trusted || !name.starts_with("trusted.")) names.append(name).push_back('\0');

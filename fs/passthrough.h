@@ -161,6 +161,8 @@ class Passthrough {
   bool is_own_name(fuse_ino_t parent, const char* name) const;
   bool is_own_name(const Node& parent, const char* name) { return &parent == &nodes_.root() && is_own_name(FUSE_ROOT_ID, name); }
   void correct_root(Look& seen) const;
+  // The names of extended attributes (each ended by a NUL) that the caller may see.
+  static void reply_names(fuse_req_t req, std::string_view all, std::size_t size);
   // With link counts as an application should see them.
   int attributes(int dirfd, const char* name, Look* out) const;
   // Looks up and counts one reference.

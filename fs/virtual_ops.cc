@@ -74,7 +74,7 @@ void Passthrough::virtual_listxattr(fuse_req_t req, fuse_ino_t ino, std::size_t 
   if (int err = tree_->listxattr(virtual_id(ino), &names); err != 0)
     fuse_reply_err(req, err);
   else
-    reply_value(req, names, size);
+    reply_names(req, names, size);
 }
 
 void Passthrough::virtual_open(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {

@@ -354,10 +354,10 @@ class FakeTree : public VirtualTree {
   }
   int getxattr(NodeId, std::string_view name, std::string* value) override {
     *value = "v";
-    return name == "user.x" ? 0 : ENODATA;
+    return name == "user.x" || name == "trusted.t" ? 0 : ENODATA;
   }
   int listxattr(NodeId, std::string* names) override {
-    names->assign("user.x\0", 7);
+    names->assign("user.x\0trusted.t\0", 17);
     return 0;
   }
 };
@@ -392,6 +392,31 @@ TEST(Mount, ShowsTheVirtualTree) {
   struct stat st;
   ASSERT_EQ(::stat((in + "/file").c_str(), &st), 0);
   EXPECT_EQ(st.st_ino, 1003u);
+}
+
+TEST(Mount, ShowsTrustedAttributesOfTheVirtualTreeToRootAlone) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  FakeTree tree;
+  MountedWith with;
+  with.tree = &tree;
+  Mounted m(s.path, with);
+  ASSERT_TRUE(m.mount);
+  const std::string f = s.path + "/.somfs/snapshots/file";
+  char names[64];
+  ASSERT_EQ(::listxattr(f.c_str(), names, sizeof names), 17);
+  EXPECT_EQ(::getxattr(f.c_str(), "trusted.t", names, sizeof names), 1);
+  int status = 0;
+  const pid_t child = ::fork();
+  if (child == 0) {
+    if (::setgroups(0, nullptr) != 0 || ::setgid(1001) != 0 || ::setuid(1001) != 0) ::_exit(1);
+    if (::listxattr(f.c_str(), nullptr, 0) != 7 || ::listxattr(f.c_str(), names, sizeof names) != 7) ::_exit(2);
+    if (std::string_view(names, 7) != std::string_view("user.x", 7)) ::_exit(3);
+    if (::getxattr(f.c_str(), "user.x", names, sizeof names) != 1) ::_exit(4);
+    ::_exit(::getxattr(f.c_str(), "trusted.t", names, sizeof names) == -1 && errno == ENODATA ? 0 : 5);
+  }
+  ::waitpid(child, &status, 0);
+  EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
 TEST(Mount, FlagsOfFiles) {
