@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fcntl.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -151,6 +152,7 @@ struct Passthrough::Write {
   off_t off;
   int flags;
   bool kill;
+  bool page;  // of the page cache, not of a write(2)
   std::unique_ptr<char[]> copy;
   void keep() {
     copy = std::make_unique<char[]>(size);
@@ -164,8 +166,9 @@ void Passthrough::write(fuse_req_t req, fuse_ino_t ino, const char* buf, std::si
     fuse_reply_err(req, EROFS);
     return;
   }
-  bool kill = Negotiation::request_kills_set_ids() && fi->writepage == 0;
-  admit(size + sizeof(Write), Write{req, file_of(fi), buf, size, off, fi->flags, kill, nullptr}, &Passthrough::do_write);
+  const bool page = fi->writepage != 0;
+  const bool kill = Negotiation::request_kills_set_ids() && !page;
+  admit(size + sizeof(Write), Write{req, file_of(fi), buf, size, off, fi->flags, kill, page, nullptr}, &Passthrough::do_write);
 }
 
 void Passthrough::do_write(Write& r) {
@@ -186,7 +189,13 @@ void Passthrough::do_write(Write& r) {
   int err = 0;
   {
     Lock l(n.lock);
-    clear_privileges(r.req, n, file.fd.get(), r.kill);
+    // A store into a mapped page takes nothing away; where the page comes of a write(2), in writeback mode, the kernel did so then.
+    // But the write beneath takes capabilities away whoever issues it.
+    std::string caps;
+    if (r.page)
+      caps = file_caps(n, file.fd.get());
+    else
+      clear_privileges(r.req, n, file.fd.get(), r.kill);
     Operation op = operation(Verb::write, n, file.readable());
     op.extent = {static_cast<std::uint64_t>(r.off), r.size};
     op.size_may_change = true;
@@ -201,6 +210,7 @@ void Passthrough::do_write(Write& r) {
       } while (put < 0 && errno == EINTR);
       return put < 0 ? errno : 0;
     });
+    if (!caps.empty()) ::setxattr(proc_path(file.fd.get()).c_str(), "security.capability", caps.data(), caps.size(), 0);
     if (err == 0) {
       op.extent.len = static_cast<std::uint64_t>(put);
       op.payload = op.payload.first(static_cast<std::size_t>(put));

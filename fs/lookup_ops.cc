@@ -240,6 +240,14 @@ bool Passthrough::has_file_caps(Node& n, int fd) {
   return known == FileCaps::present;
 }
 
+std::string Passthrough::file_caps(Node& n, int fd) {
+  if (!has_file_caps(n, fd)) return {};
+  std::string value(XATTR_SIZE_MAX, '\0');
+  const ssize_t size = ::getxattr(proc_path(fd).c_str(), "security.capability", value.data(), value.size());
+  value.resize(size > 0 ? static_cast<std::size_t>(size) : 0);
+  return value;
+}
+
 bool Passthrough::falling_set_ids(fuse_req_t req, int fd, mode_t* mode) {
   struct stat st;
   if (::fstatat(fd, "", &st, AT_EMPTY_PATH) != 0 || (st.st_mode & (S_ISUID | S_ISGID)) == 0) return false;

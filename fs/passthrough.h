@@ -187,6 +187,7 @@ class Passthrough {
   // The mode that is left when set-id bits fall to the caller's write; false: none falls.
   static bool falling_set_ids(fuse_req_t req, int fd, mode_t* mode);
   bool has_file_caps(Node& node, int fd);
+  std::string file_caps(Node& node, int fd);  // empty: it has none
   void marks_durable() {
     if (sink_ != nullptr) sink_->make_marks_durable();
   }
