@@ -180,9 +180,25 @@ int Store::Impl::preserve_data(const ObjectId& object, int fd, Extent extent) {
     if (e == 0 || e == ENOSPC || e == EAGAIN) return e;
     if (e == EOPNOTSUPP || e == ENOTTY || e == EXDEV || e == ENOSYS) can_clone.store(false, std::memory_order_relaxed);
   }
-  for (const Extent& run : missing)
-    if (int e = copy_run(to, object, fd, run.off / kChunk, run.len); e != 0) return e;
+  Fd own;
+  for (const Extent& run : missing) {
+    int e = copy_run(to, object, fd, run.off / kChunk, run.len);
+    if (e == EBADF) {
+      // Opened for writing alone. What even its owner may not read is lost, and nothing else with it.
+      own = Fd(::open(proc_path(fd).c_str(), O_RDONLY | O_CLOEXEC));
+      if (!own && errno == EACCES) return lose(to, object);
+      if (!own) return errno;
+      fd = own.get();
+      e = copy_run(to, object, fd, run.off / kChunk, run.len);
+    }
+    if (e != 0) return e;
+  }
   return 0;
+}
+
+int Store::Impl::lose(const std::shared_ptr<Snap>& to, const ObjectId& object) {
+  if (::symlinkat("lost", to->kept.get(), whole_name(object).c_str()) != 0 && errno != EEXIST) return errno;
+  return commit(to, WholeRecord{object});
 }
 
 bool Store::wanted() const noexcept { return impl_->wanted.load(std::memory_order_relaxed); }

@@ -81,6 +81,8 @@ struct Store::Impl {
   int keep(Snap& snap, int parent_fd, const std::string& name, int child_fd, const Inode& child, bool last) REQUIRES(mutex);
   int preserve_data(const ObjectId& object, int fd, Extent extent);
   int copy_run(const std::shared_ptr<Snap>& to, const ObjectId& object, int fd, std::uint64_t first, std::uint64_t length);
+  // The content cannot be read before it is overwritten: whoever reads it in a snapshot is told so.
+  int lose(const std::shared_ptr<Snap>& to, const ObjectId& object);
   int clone_whole(const std::shared_ptr<Snap>& to, const ObjectId& object, int fd);
   int commit(const std::shared_ptr<Snap>& to, const LogRecord& record);   // EAGAIN: `to` is no longer the target
 

@@ -226,8 +226,13 @@ Fd ViewIndex::open_kept(const ObjectId& object, int flags) const {
 Fd ViewIndex::open_whole(const ObjectId& object) const {
   std::string name = whole_name(object);
   ReadLock l(mutex_);
-  for (const auto& s : chain_)
+  for (const auto& s : chain_) {
     if (Fd fd(::openat(s->kept.get(), name.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC)); fd) return fd;
+    if (errno == ELOOP) {
+      errno = EIO;  // lost; what a newer one has came later
+      return Fd();
+    }
+  }
   errno = ENOENT;
   return Fd();
 }
