@@ -41,7 +41,9 @@ class Store final : public PreImages {
  public:
   struct Options {
     std::uint64_t reserve_bytes = 0;          // keep this much of the file system free: default max(256 MiB, 5 %) chosen by the caller
-    std::size_t index_bytes = 64u << 20;      // memory for the index; beyond it the oldest snapshots are dropped
+    // Memory for the index, which is the newest snapshot's: older ones have none, and read through the newest. So beyond the bound
+    // all are dropped; without the older ones it would be as large.
+    std::size_t index_bytes = 64u << 20;
     std::function<void(const DroppedSnapshot&)> on_drop;  // called without locks of the store held
     std::function<void()> at_step;            // called between the steps of a removal: tests stop there
   };
