@@ -22,6 +22,7 @@
 
 #include "cli/control_server.h"
 #include "cli/lease.h"
+#include "cli/own_directory.h"
 #include "cli/snapshot_tree.h"
 #include "common/clock.h"
 #include "common/log.h"
@@ -61,16 +62,6 @@ std::string identity_of_file_system(int fd) {
   std::uint64_t id = 0;
   std::memcpy(&id, &s.f_fsid, sizeof id);
   return "fsid:" + std::to_string(s.f_type) + ":" + std::to_string(id);
-}
-
-Result<Fd> own_directory(int dirfd, const char* name) {
-  if (::mkdirat(dirfd, name, 0700) != 0 && errno != EEXIST) return fail_errno("cannot make somfs's own directory", name);
-  Fd fd(::openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-  if (!fd) return fail_errno("cannot open somfs's own directory", name, errno, "move it out of the way if it is not somfs's");
-  struct stat st{};
-  if (::fstat(fd.get(), &st) != 0) return fail_errno("cannot stat", name);
-  if (st.st_uid != ::geteuid()) return fail(Exit::not_allowed, "somfs's own directory belongs to another user:", name, "uid " + std::to_string(st.st_uid));
-  return fd;
 }
 
 // One process at a time works on a volume. One that was just unmounted may still be closing its files: it is waited for.
