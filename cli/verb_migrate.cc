@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <thread>
 
@@ -32,10 +33,12 @@ std::string draw(const replicator::Progress& p, Steady::time_point start, unsign
   double seconds = since(start);
   double share = total != 0 ? static_cast<double>(bytes) / static_cast<double>(total)
                : files_total != 0 ? static_cast<double>(files) / static_cast<double>(files_total) : -1;
+  char percent[8] = "";
+  if (share >= 0) std::snprintf(percent, sizeof percent, "%3.0f%% ", std::floor(std::min(share, 1.0) * 100));
   char tail[160];
   std::snprintf(tail, sizeof tail, " %llu files  %s  %s/s  %s", static_cast<unsigned long long>(files), human_bytes(bytes).c_str(),
                 human_bytes(static_cast<std::uint64_t>(static_cast<double>(bytes) / std::max(seconds, 0.1))).c_str(), human_seconds(seconds).c_str());
-  std::string line = std::string(p.phase.load()) + " " + ProgressBar::bar(share, 24) + tail;
+  std::string line = std::string(p.phase.load()) + " " + percent + ProgressBar::bar(share, 24) + tail;
   return line.substr(0, columns);
 }
 
@@ -116,7 +119,8 @@ Result<Exit> migrate(const Options& o, Terminal& t) {
   options.host = host;
   Result<replicator::MigrateReport> report = replicator::MigrateReport{};
   {
-    ProgressBar bar(!t.quiet && !t.json, [&](unsigned columns) { return draw(progress, start, columns); });
+    progress.totals = !t.quiet && !t.json && ::isatty(STDERR_FILENO) != 0;
+    ProgressBar bar(progress.totals, [&](unsigned columns) { return draw(progress, start, columns); });
     report = replicator::migrate(source, [&] { return link.connect(); }, options, progress);
   }
   if (!report && progress.cancelled)

@@ -39,6 +39,19 @@ PieceSource content_of(TreeFile& file, std::atomic<std::uint64_t>* read_bytes) {
   };
 }
 
+std::uint64_t data_bytes(TreeFile& file) {
+  if (file.attr().kind != Kind::file) return 0;
+  const std::uint64_t size = file.attr().size;
+  std::uint64_t bytes = 0;
+  for (std::uint64_t off = 0; off < size;) {
+    auto next = file.next_data(off);
+    if (!next || !*next || (*next)->len == 0) break;
+    off = std::min((*next)->end(), size);
+    bytes += off - (*next)->off;
+  }
+  return bytes;
+}
+
 Result<std::string> content_hash(TreeFile& file, std::atomic<std::uint64_t>* read_bytes) {
   CryptoPP::SHA256 hash;
   std::string buffer(256u << 10, '\0');

@@ -158,21 +158,17 @@ Result<bool> Emitter::write_reuse(TreeFile& file, const ObjectRecord& record) {
   SOMFS_TRY_ASSIGN(std::string hash, content_hash(file, &run_.bytes_source));
   if (hash != s.hash) return false;
   RecordWriter(out_).reuse(hash);
+  run_.progress.bytes += data_bytes(file);
   return true;
 }
 
 // False: not worth it, and nothing was written.
 Result<bool> Emitter::write_delta(TreeFile& file, ObjectRecord& record, const Data& data) {
   // A file with much less data than size travels as data and holes.
-  std::uint64_t apart = 0, size = record.attr.size;
-  for (std::uint64_t off = 0; off < size;) {
-    SOMFS_TRY_ASSIGN(auto next, file.next_data(off));
-    if (!next || next->len == 0) break;
-    apart += std::min(next->end(), size) - next->off;
-    off = next->end();
-  }
-  if (apart < size / 4 * 3) return false;
+  const std::uint64_t whole = data_bytes(file);
+  if (whole < record.attr.size / 4 * 3) return false;
   bool begun = false;
+  std::uint64_t sent = 0;
   auto take = [&](std::string_view piece) -> Status {
     if (!begun) {
       ObjectRecord r = record;
@@ -182,10 +178,14 @@ Result<bool> Emitter::write_delta(TreeFile& file, ObjectRecord& record, const Da
       begun = true;
     }
     RecordWriter(out_).delta(piece);
-    run_.progress.bytes += piece.size();
+    const std::uint64_t counts = std::min<std::uint64_t>(piece.size(), whole - sent);
+    sent += counts;
+    run_.progress.bytes += counts;
     return full() ? spill() : Status();
   };
-  return make_delta(*data.signature, content_of(file, &run_.bytes_source), take);
+  SOMFS_TRY_ASSIGN(bool done, make_delta(*data.signature, content_of(file, &run_.bytes_source), take));
+  if (done) run_.progress.bytes += whole - sent;   // what need not travel is done as well
+  return done;
 }
 
 Status Emitter::write_ranges(TreeFile& file, const snapshot::ExtentSet* ranges, bool holes) {

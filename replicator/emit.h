@@ -123,6 +123,7 @@ class Emitter {
 
 // The content of a file in order, holes as zeroes that are not read. 
 PieceSource content_of(TreeFile& file, std::atomic<std::uint64_t>* read_bytes);
+std::uint64_t data_bytes(TreeFile& file);   // holes left out, as far as can be told
 Result<std::string> content_hash(TreeFile& file, std::atomic<std::uint64_t>* read_bytes);   // SHA-256
 // Whether the file's content is the one the signature was made of, when the sizes agree.
 Result<bool> same_content(TreeFile& file, const Signature& signature, std::atomic<std::uint64_t>* read_bytes);

@@ -101,6 +101,14 @@ code_is 8 somfs-ctl migrate "$d" "$m"
 check "accepted" somfs-ctl held accept "$m"
 same "now gone" "$(ls -A "$m/tree" | wc -l)" 0
 
+# What a person sees of a first copy: a share of all its bytes.
+if command -v script >/dev/null; then
+    head -c 6000000 /dev/urandom >"$d/big"
+    script -qec "somfs-ctl migrate $d $scratch/seen --bwlimit 4M" /dev/null </dev/null 2>&1 | tr '\r' '\n' >"$scratch/screen"
+    grep -qE 'sending +[0-9]{1,2}% \[#*\.+\] [0-9]+ files  [0-9.]+ [KM]iB' "$scratch/screen" || same "the bar" "$(grep sending "$scratch/screen" | head -5)" "a share"
+    rm "$d/big"
+fi
+
 check "doctor" somfs-ctl doctor "$d" --json
 check "config check" somfs-ctl config check "$d"
 printf '[snapshot]\nreserve = "1%%"\n' >"$scratch/good.conf"

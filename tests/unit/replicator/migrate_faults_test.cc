@@ -395,6 +395,33 @@ TEST(Faults, TheBarKnowsItsShare) {
   EXPECT_GE(w.progress.files_total, 2u);
 }
 
+// Nothing is sent before the count is complete: then the share is known from the first byte to the last.
+TEST(Faults, TheBarKnowsTheBytesOfAFullCopy) {
+  World w;
+  fill(w);
+  w.write("d/again", noise(2 << 20, 1));
+  w.progress.totals = true;
+  std::uint64_t done = 0, total = 0;
+  const auto when_sending = [&] {
+    if (total != 0) return;   // only the first time
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (w.progress.bytes_total == 0 && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+    done = w.progress.bytes;
+    total = w.progress.bytes_total;
+  };
+  std::vector<std::jthread> servers;
+  Connect connect = w.in_process(&servers);
+  auto r = w.attempt(World::Knows::dirty, {}, [&]() -> Result<std::unique_ptr<Transport>> {
+    auto inner = connect();
+    return std::make_unique<EndsAt>(std::move(*inner), MessageType::records, when_sending);
+  });
+  ASSERT_TRUE(r) << r.error().line();
+  EXPECT_EQ(total, 5u + (3u << 20) + 200000 + (2u << 20));
+  EXPECT_LT(done, total);
+  EXPECT_EQ(w.progress.bytes, total);
+  EXPECT_EQ(w.progress.files, w.progress.files_total);
+}
+
 // The journal as the volume's process keeps it.
 class Journaled {
  public:
