@@ -1,20 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/source.h"
 
+#include <poll.h>
 #include <sys/stat.h>
 
 #include "common/bytes.h"
 
 namespace somfs::cli {
+namespace {
+
+// A lease ends before its time only with the mount.
+tl::unexpected<Error> mount_ended() {
+  return fail(Exit::temporary, "the mount ended meanwhile", {}, {}, "mount the volume and run it again: nothing is sent twice");
+}
+
+Result<Json> of_lease(Result<Json> answer) {
+  if (answer || answer.error().exit != Exit::link_down) return answer_of(std::move(answer));
+  return mount_ended();
+}
+
+}  // namespace
 
 Result<SourceLease> SourceLease::open(const std::string& dir, const Wish& wish) {
   SOMFS_TRY_ASSIGN(Mounted m, find_mounted(dir));
   SourceLease lease;
   SOMFS_TRY_ASSIGN(lease.connection_, connect_to(m));
-  SOMFS_TRY(lease.connection_.send({{"verb", "source-open"}, {"purpose", wish.purpose}, {"target", wish.target}, {"snapshot", wish.snapshot},
-                                    {"crash_consistent", wish.crash_consistent}, {"timeout", wish.timeout_s}}));
   std::vector<Fd> fds;
-  SOMFS_TRY_ASSIGN(lease.answer_, answer_of(lease.connection_.receive(&fds)));
+  SOMFS_TRY_ASSIGN(lease.answer_, lease.ask({{"verb", "source-open"}, {"purpose", wish.purpose}, {"target", wish.target}, {"snapshot", wish.snapshot},
+                                             {"crash_consistent", wish.crash_consistent}, {"timeout", wish.timeout_s}}, &fds));
   if (fds.size() != 2) return fail(Exit::temporary, "the somfs process sent no descriptors");
   lease.root_ = std::move(fds[0]);
   lease.store_ = std::move(fds[1]);
@@ -41,10 +54,20 @@ Result<replicator::Source> SourceLease::source(snapshot::View& view) {
   return s;
 }
 
+Status SourceLease::still_held() const {
+  pollfd p{connection_.fd(), POLLIN, 0};
+  if (::poll(&p, 1, 0) > 0) return mount_ended();   // nobody speaks unasked: it is closed
+  return {};
+}
+
+Result<Json> SourceLease::ask(const Json& request, std::vector<Fd>* fds) {
+  if (Status sent = connection_.send(request); !sent) return of_lease(pass_on(std::move(sent).error()));
+  return of_lease(connection_.receive(fds));
+}
+
 Result<replicator::Changes> SourceLease::dirty_since(std::uint64_t epoch) {
-  SOMFS_TRY(connection_.send({{"verb", "dirty-since"}, {"epoch", epoch}}));
   std::vector<Fd> fds;
-  SOMFS_TRY_ASSIGN(Json answer, answer_of(connection_.receive(&fds)));
+  SOMFS_TRY_ASSIGN(Json answer, ask({{"verb", "dirty-since"}, {"epoch", epoch}}, &fds));
   if (fds.size() != 1) return fail(Exit::temporary, "the somfs process sent no dirty set");
   struct stat st{};
   if (::fstat(fds[0].get(), &st) != 0) return fail_errno("cannot read the dirty set");
@@ -58,14 +81,12 @@ Result<replicator::Changes> SourceLease::dirty_since(std::uint64_t epoch) {
 }
 
 Status SourceLease::acknowledge(const Uuid& mirror, std::uint64_t epoch) {
-  SOMFS_TRY(connection_.send({{"verb", "acknowledge"}, {"mirror", mirror.text()}, {"epoch", epoch}}));
-  SOMFS_TRY(answer_of(connection_.receive()));
+  SOMFS_TRY(ask({{"verb", "acknowledge"}, {"mirror", mirror.text()}, {"epoch", epoch}}));
   return {};
 }
 
 Status SourceLease::flag_gap() {
-  SOMFS_TRY(connection_.send({{"verb", "flag-gap"}}));
-  SOMFS_TRY(answer_of(connection_.receive()));
+  SOMFS_TRY(ask({{"verb", "flag-gap"}}));
   return {};
 }
 

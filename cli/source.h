@@ -33,6 +33,8 @@ class SourceLease {
   const std::string& snapshot() const { return snapshot_; }
   const Json& answer() const { return answer_; }   // what the daemon said: freeze_ms, writers, excludes …
 
+  // Exit::temporary when the mount ended, and the snapshot with it: then whatever failed while reading it failed for that.
+  Status still_held() const;
   // The source as the sender wants it, reading from `view`, with what changed since the target's last epoch.
   Result<replicator::Source> source(snapshot::View& view);
   // The next migration to any target compares: something could not be read now.
@@ -40,6 +42,8 @@ class SourceLease {
   Status acknowledge(const Uuid& mirror, std::uint64_t epoch);
 
  private:
+  // An answer of the daemon; Exit::temporary when the volume was unmounted before it.
+  Result<Json> ask(const Json& request, std::vector<Fd>* fds = nullptr);
   Result<replicator::Changes> dirty_since(std::uint64_t epoch);
   Connection connection_;
   Fd root_, store_;

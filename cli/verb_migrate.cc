@@ -126,6 +126,7 @@ Result<Exit> migrate(const Options& o, Terminal& t) {
   if (!report && progress.cancelled)
     return fail(Exit::interrupted, "interrupted", printable(o.dir), "the mirror keeps its last epoch", "run it again: it continues");
   Status finished = link.finish();
+  if (!report) SOMFS_TRY(lease.still_held());
   if (!report) return pass_on(MirrorLink::telling(std::move(report).error(), finished));
   // First, so that no kill in between makes the mirror look complete; an acknowledgement does not clear a later flag.
   if (!o.dry_run && !report->unreadable.empty()) SOMFS_TRY(lease.flag_gap());

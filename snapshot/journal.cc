@@ -214,6 +214,7 @@ std::uint64_t Journal::rotate() noexcept {
 }
 
 Status Journal::Impl::settle() {
+  if (closed_) return {};
   for (;;) {
     // Only the holder of keep_mu_ takes from the front or looks into it, so it stays as it is while it is written.
     Finished* f = nullptr;
@@ -390,6 +391,15 @@ Journal::Stats Journal::stats() const {
 
 // ---- targets
 
+namespace {
+
+// The clean mark is the last thing that is written.
+tl::unexpected<Error> ended() {
+  return fail(Exit::temporary, "the volume was unmounted before this was noted", {}, {}, "mount it and run it again: nothing is sent twice");
+}
+
+}  // namespace
+
 Result<TargetState> Journal::target(const std::string& target) const {
   Lock l(impl_->keep_mu_);
   auto at = impl_->state_.targets.find(target);
@@ -431,6 +441,7 @@ DirtySet Journal::known_since(std::uint64_t acked_epoch, std::uint64_t up_to) co
 
 Status Journal::acknowledge(const std::string& target, const Uuid& mirror, std::uint64_t epoch, std::int64_t cut_ns) {
   Lock l(impl_->keep_mu_);
+  if (impl_->closed_) return ended();
   if (target.empty() || target.size() > JournalState::kMostName)
     return fail(Exit::usage, "not a target", printable(target), "its name is empty or too long");
   auto& targets = impl_->state_.targets;
@@ -451,6 +462,7 @@ Status Journal::acknowledge(const std::string& target, const Uuid& mirror, std::
 
 Status Journal::forget(const std::string& target) {
   Lock l(impl_->keep_mu_);
+  if (impl_->closed_) return ended();
   if (impl_->state_.targets.erase(target) == 0) return fail(Exit::not_allowed, "unknown target", printable(target));
   impl_->drop_acknowledged();
   SOMFS_TRY(impl_->write_state());
@@ -480,6 +492,7 @@ void Journal::Impl::flag_gap(bool content) {
 
 void Journal::flag_gap(bool content) noexcept {
   Lock l(impl_->keep_mu_);
+  if (impl_->closed_) return;  // the next start is a gap for every target anyway
   impl_->flag_gap(content);
 }
 

@@ -102,7 +102,7 @@ class Journal final : public ChangeSink {
 
   // Snapshot bookkeeping rides in the same state file: an opaque blob owned by the snapshot catalog.
   Status flush();                          // everything appended so far is durable
-  Status close();                          // clean mark
+  Status close();                          // clean mark: nothing is written behind it, and acknowledge() refuses (Exit::temporary)
 
   struct Stats {
     std::uint64_t appended_bytes = 0, syncs = 0, marks = 0, dirty_objects = 0, dirty_names = 0;

@@ -137,6 +137,47 @@ TEST_F(JournalTest, a_comparison_at_an_older_cut_does_not_close_a_gap) {
   EXPECT_FALSE(j->target("m")->gap || j->target("m")->content);
 }
 
+TEST_F(JournalTest, nothing_is_written_behind_the_clean_mark) {
+  auto j = open();
+  const Uuid mirror = Uuid::random();
+  write(*j, 5);
+  ASSERT_TRUE(j->acknowledge("m", mirror, j->rotate()));
+  const std::uint64_t epoch = j->rotate();
+  ASSERT_TRUE(j->close());
+  const auto state = read_file(dir.fd(), "state", 1u << 20);
+  ASSERT_TRUE(state);
+  const Status late = j->acknowledge("m", mirror, epoch);
+  ASSERT_FALSE(late);
+  EXPECT_EQ(late.error().exit, Exit::temporary);
+  EXPECT_FALSE(j->forget("m"));
+  j->flag_gap(false);
+  EXPECT_EQ(read_file(dir.fd(), "state", 1u << 20).value_or(""), *state);
+}
+
+// An acknowledgement that was taken is in what the next start finds; one that was refused is not.
+TEST_F(JournalTest, an_acknowledgement_races_with_the_end) {
+  for (int round = 0; round < 20; ++round) {
+    test::Scratch fresh;
+    auto j = open(fresh.fd());
+    write(*j, 5);
+    const std::uint64_t epoch = j->rotate();
+    std::barrier together(2);
+    Status taken;
+    {
+      std::jthread migration([&] {
+        together.arrive_and_wait();
+        taken = j->acknowledge("m", Uuid::random(), epoch);
+      });
+      together.arrive_and_wait();
+      EXPECT_TRUE(j->close());
+    }
+    j.reset();
+    auto again = open(fresh.fd());
+    EXPECT_EQ(again->gap_found(), Gap::unmounted);
+    EXPECT_EQ(again->target("m").has_value(), taken.has_value());
+  }
+}
+
 TEST_F(JournalTest, a_clean_stop_is_trusted_until_its_mark) {
   auto j = open();
   write(*j, 5);
