@@ -53,6 +53,25 @@ TEST(Channel, ALinkCarriesFrames) {
   EXPECT_EQ(open(b->in.take(header).value(), {}, head, std::string_view(bytes).substr(kSealHeader, header.body())).value(), "hello");
 }
 
+// docs/formats/channel.md names them, and the bound on a message rests on them.
+TEST(Channel, SizesOfTheMessages) {
+  auto source = Handshake::link(kSource.secret, kMirror.shared, kPrologue).value();
+  auto mirror = Handshake::answer_link(kMirror.secret, kPrologue, only(kSource.shared)).value();
+  const std::string call = source.next_message().value();
+  ASSERT_TRUE(mirror.take_message(call));
+  EXPECT_EQ(call.size(), 96u);
+  EXPECT_EQ(mirror.next_message()->size(), 48u);
+  auto newcomer = Handshake::pair(kSource.secret, PairingCode::make(kMirror.shared), kPrologue).value();
+  auto answer = Handshake::answer_pair(kMirror.secret, kPrologue, [](const PublicKey&, std::string_view) -> Status { return {}; }).value();
+  for (std::size_t size : {32u, 96u, 80u}) {
+    Handshake& from = newcomer.our_turn() ? newcomer : answer;
+    Handshake& to = newcomer.our_turn() ? answer : newcomer;
+    const std::string message = from.next_message().value();
+    EXPECT_EQ(message.size(), size);
+    ASSERT_TRUE(to.take_message(message));
+  }
+}
+
 TEST(Channel, AnUnknownSourceHearsNothing) {
   auto source = Handshake::link(kThird.secret, kMirror.shared, kPrologue).value();
   auto mirror = Handshake::answer_link(kMirror.secret, kPrologue, only(kSource.shared)).value();
