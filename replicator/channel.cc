@@ -48,11 +48,13 @@ Result<Banner> Banner::parse(std::string_view line, Role whose) {
   };
   if (word() != kName) return stranger("it does not greet as somfs does");
   const std::string_view version = word();
-  if (version.empty() || !std::ranges::all_of(version, [](char c) { return c >= '0' && c <= '9'; })) return stranger("it does not greet as somfs does");
+  if (version.empty() || !std::ranges::all_of(version, [](char c) { return c >= '0' && c <= '9'; }))
+    return stranger("it does not greet as somfs does");
   if (version != kVersion) return stranger("its channel has version " + std::string(version) + ", ours " + std::string(kVersion));
   const auto* row = std::ranges::find(kWords, word(), [](const auto& r) { return r.second; });
   Banner banner;
-  if (row == std::end(kWords) || (row->first == Word::mirror) != (whose == Role::responder)) return stranger("it does not say what it wants");
+  if (row == std::end(kWords) || (row->first == Word::mirror) != (whose == Role::responder))
+    return stranger("it does not say what it wants");
   banner.word = row->first;
   while (!line.empty()) {
     const std::string feature(word());
@@ -78,7 +80,10 @@ Result<std::size_t> handshake_length(std::string_view two_bytes) {
 }
 
 Channel::Channel(Session session, SealLimits limits)
-    : out(session.send.key(), session.hash, limits), in(session.receive.key(), session.hash, limits), peer(session.remote_static), hash(session.hash) {}
+    : out(session.send.key(), session.hash, limits),
+      in(session.receive.key(), session.hash, limits),
+      peer(session.remote_static),
+      hash(session.hash) {}
 
 Result<Handshake> Handshake::link(Secret own, const PublicKey& mirror, std::string prologue) {
   HandshakeSetup s = setup(kIK, Role::initiator, std::move(own), std::move(prologue));
@@ -98,12 +103,15 @@ Result<Handshake> Handshake::pair(Secret own, PairingCode code, std::string prol
 
 Result<Handshake> Handshake::answer_link(Secret own, std::string prologue, std::function<Status(const PublicKey&)> admit) {
   HandshakeSetup s = setup(kIK, Role::responder, std::move(own), std::move(prologue));
+  if (!admit) return fail(Exit::not_allowed, "refusing the other side", {}, "nobody says who may come");
   s.admit = std::move(admit);
   SOMFS_TRY_ASSIGN(HandshakeState state, HandshakeState::start(std::move(s)));
   return Handshake(std::move(state));
 }
 
-Result<Handshake> Handshake::answer_pair(Secret own, std::string prologue, std::function<Status(const PublicKey&, std::string_view)> redeem) {
+Result<Handshake> Handshake::answer_pair(Secret own, std::string prologue,
+                                         std::function<Status(const PublicKey&, std::string_view)> redeem) {
+  if (!redeem) return fail(Exit::not_allowed, "refusing the other side", {}, "nobody says who may come");
   SOMFS_TRY_ASSIGN(HandshakeState state, HandshakeState::start(setup(kXX, Role::responder, std::move(own), std::move(prologue))));
   Handshake handshake(std::move(state));
   handshake.redeem_ = std::move(redeem);
@@ -119,7 +127,8 @@ Status Handshake::take_message(std::string_view message) {
   SOMFS_TRY_ASSIGN(std::string payload, state_.take_message(message));
   Status judged;
   if (redeem_ && state_.done()) judged = redeem_(*state_.remote_static(), payload);
-  else if (!payload.empty()) judged = fail(Exit::not_allowed, "refusing the other side's handshake", {}, "it says something before its turn");
+  else if (!payload.empty())
+    judged = fail(Exit::not_allowed, "refusing the other side's handshake", {}, "it says something before its turn");
   wipe(payload);
   if (!judged) state_.give_up();
   return judged;

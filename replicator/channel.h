@@ -30,7 +30,9 @@ struct Banner {
 };
 
 // The prologue: both lines as they were sent, so that nobody between the two can take a feature away.
-inline std::string prologue(std::string_view source_line, std::string_view mirror_line) { return std::string(source_line).append(mirror_line); }
+inline std::string prologue(std::string_view source_line, std::string_view mirror_line) {
+  return std::string(source_line).append(mirror_line);
+}
 
 // A message of the handshake on the wire: its length in two bytes, and the message.
 inline constexpr std::size_t kMaxHandshake = 512;
@@ -54,7 +56,8 @@ class Handshake {
   static Result<Handshake> pair(Secret own, PairingCode code, std::string prologue);
   // The mirror's side. What is asked here is asked before anything more is said to the source.
   static Result<Handshake> answer_link(Secret own, std::string prologue, std::function<Status(const PublicKey&)> admit);
-  static Result<Handshake> answer_pair(Secret own, std::string prologue, std::function<Status(const PublicKey&, std::string_view token)> redeem);
+  static Result<Handshake> answer_pair(Secret own, std::string prologue,
+                                       std::function<Status(const PublicKey&, std::string_view token)> redeem);
 
   bool done() const { return state_.done(); }
   bool our_turn() const { return state_.our_turn(); }

@@ -62,7 +62,8 @@ TEST(Channel, SizesOfTheMessages) {
   EXPECT_EQ(call.size(), 96u);
   EXPECT_EQ(mirror.next_message()->size(), 48u);
   auto newcomer = Handshake::pair(kSource.secret, PairingCode::make(kMirror.shared), kPrologue).value();
-  auto answer = Handshake::answer_pair(kMirror.secret, kPrologue, [](const PublicKey&, std::string_view) -> Status { return {}; }).value();
+  auto answer =
+      Handshake::answer_pair(kMirror.secret, kPrologue, [](const PublicKey&, std::string_view) -> Status { return {}; }).value();
   for (std::size_t size : {32u, 96u, 80u}) {
     Handshake& from = newcomer.our_turn() ? newcomer : answer;
     Handshake& to = newcomer.our_turn() ? answer : newcomer;
@@ -79,6 +80,11 @@ TEST(Channel, AnUnknownSourceHearsNothing) {
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().why, "not paired");
   EXPECT_FALSE(mirror.next_message());
+}
+
+TEST(Channel, WhereNobodySaysWhoMayComeNobodyMay) {
+  EXPECT_FALSE(Handshake::answer_link(kMirror.secret, kPrologue, {}));
+  EXPECT_FALSE(Handshake::answer_pair(kMirror.secret, kPrologue, {}));
 }
 
 TEST(Channel, AnotherMirrorThanThePinnedOneCannotAnswer) {
@@ -125,7 +131,8 @@ TEST(Channel, PairingThenLink) {
   EXPECT_TRUE(at_mirror.peers.allow(kSource.shared, "data", Right::push));
   EXPECT_EQ(at_mirror.codes.size(), 0u);
   auto link = Handshake::link(kSource.secret, a->peer, kPrologue).value();
-  auto answer = Handshake::answer_link(kMirror.secret, kPrologue, [&](const PublicKey& key) { return at_mirror.peers.known(key); }).value();
+  auto answer =
+      Handshake::answer_link(kMirror.secret, kPrologue, [&](const PublicKey& key) { return at_mirror.peers.known(key); }).value();
   EXPECT_TRUE(talk(link, answer));
   auto second = Handshake::pair(kThird.secret, code, kPrologue).value();
   auto again = at_mirror.answer();
@@ -191,11 +198,13 @@ TEST(Banner, LinesAreReadAsTheyAreWritten) {
 }
 
 TEST(Banner, AnythingElseIsRefused) {
-  for (const std::string& line : {std::string(), std::string("\n"), std::string("SSH-2.0-OpenSSH\n"), std::string("somfs-channel 1 link"), std::string("somfs-channel 1\n"),
-                                  std::string("somfs-channel  1 link\n"), std::string("somfs-channel 01 link\n"), std::string("somfs-channel 1 mirror\n"),
-                                  std::string("somfs-channel 1 link A\n"), std::string("somfs-channel 1 link  a\n"), std::string("somfs-channel 1 link a\r\n"),
-                                  std::string("somfs-channel \x1b[2J link\n"), "somfs-channel 1 link " + std::string(Banner::kMaxLine, 'a') + "\n",
-                                  std::string("somfs-channel 1 link a b c d e f g h i j k l m n o p q\n")}) {
+  for (const std::string& line :
+       {std::string(), std::string("\n"), std::string("SSH-2.0-OpenSSH\n"), std::string("somfs-channel 1 link"),
+        std::string("somfs-channel 1\n"), std::string("somfs-channel  1 link\n"), std::string("somfs-channel 01 link\n"),
+        std::string("somfs-channel 1 mirror\n"), std::string("somfs-channel 1 link A\n"),
+        std::string("somfs-channel 1 link  a\n"), std::string("somfs-channel 1 link a\r\n"),
+        std::string("somfs-channel \x1b[2J link\n"), "somfs-channel 1 link " + std::string(Banner::kMaxLine, 'a') + "\n",
+        std::string("somfs-channel 1 link a b c d e f g h i j k l m n o p q\n")}) {
     auto r = Banner::parse(line, Role::initiator);
     ASSERT_FALSE(r) << line;
     EXPECT_EQ(r.error().exit, Exit::peer_version);
