@@ -7,12 +7,14 @@
 #include "common/bytes.h"
 #include "replicator/delta.h"
 #include "replicator/frame.h"
+#include "replicator/keys.h"
 #include "replicator/mirror_journal.h"
 #include "snapshot/dirty_set.h"
 #include "snapshot/journal_epochs.h"
 #include "snapshot/journal_log.h"
 #include "snapshot/journal_state.h"
 #include "snapshot/store_log.h"
+#include "tests/fuzz/channel_seeds.h"
 #include "tests/fuzz/scratch_mirror.h"
 
 using namespace somfs;
@@ -325,6 +327,38 @@ void config() {
                             "[[writer]]\ntype = \"cgroup\"\npath = \"/c\"\n");
 }
 
+void channels() {
+  auto channel = [](fuzz::ChannelInput what, const std::string& name, const std::string& bytes) {
+    seed("channel", name, std::string(1, static_cast<char>(what)) + bytes);
+  };
+  SealLimits limits;
+  limits.frames = 4;
+  Counter counter(fuzz::secret_of('k'), fuzz::kHash, limits);
+  std::string frames;
+  for (std::uint32_t i = 0; i < 6; ++i) {
+    SealFrame f;
+    f.group = i / 3;
+    f.raw = i;
+    frames += replicator::seal(counter.take_rekeying(i).value(), fuzz::kContext, f, std::string(i, 'x')).value();
+  }
+  channel(fuzz::ChannelInput::frames, "frames", frames);
+  channel(fuzz::ChannelInput::own_frame, "own", std::string(12, '\1') + "payload");
+  channel(fuzz::ChannelInput::link, "link", fuzz::handshake(kIK, Role::initiator).next_message().value());
+  auto source = fuzz::handshake(kXX, Role::initiator), mirror = fuzz::handshake(kXX, Role::responder);
+  const std::string first = source.next_message().value();
+  (void)mirror.take_message(first).value();
+  channel(fuzz::ChannelInput::pair, "pair", first);
+  channel(fuzz::ChannelInput::answer, "answer", mirror.next_message().value());
+  const PublicKey key = public_key(fuzz::secret_of('i'));
+  channel(fuzz::ChannelInput::peers, "peers", "# list\n" + public_text(key) + " data=push,migrate mail=read-back,remove # host\n");
+  Invitations codes;
+  channel(fuzz::ChannelInput::words, "code", codes.issue(key, {{"data", kSourceRights}}, "host", 1, 1000).value().text());
+  channel(fuzz::ChannelInput::codes, "codes", codes.text());
+  channel(fuzz::ChannelInput::words, "public", public_text(key));
+  channel(fuzz::ChannelInput::words, "private", private_text(fuzz::secret_of('i')));
+  channel(fuzz::ChannelInput::words, "banner", "somfs-channel 1 link zstd lz4\n");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -338,5 +372,6 @@ int main(int argc, char** argv) {
   journal();
   store();
   redo();
+  channels();
   config();
 }
