@@ -1,8 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/interrupt.h"
 
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <csignal>
-#include <ctime>
+#include <cstdint>
+#include <utility>
 
 namespace somfs::cli {
 namespace {
@@ -16,22 +23,21 @@ sigset_t stopping_signals() {
 
 }  // namespace
 
-Interrupt::Interrupt(std::function<void()> stop) {
+Interrupt::Interrupt(std::function<void()> stop) : end_(::eventfd(0, EFD_CLOEXEC)) {
   sigset_t set = stopping_signals();
   ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
-  thread_ = std::jthread([stop = std::move(stop)](const std::stop_token& end) {
-    sigset_t wanted = stopping_signals();
-    const timespec tick{0, 100'000'000};
-    while (!end.stop_requested())
-      if (::sigtimedwait(&wanted, nullptr, &tick) > 0) {
-        stop();
-        return;
-      }
+  Fd signals(::signalfd(-1, &set, SFD_CLOEXEC));
+  thread_ = std::thread([stop = std::move(stop), signals = std::move(signals), end = end_.get()] {
+    pollfd p[2] = {{signals.get(), POLLIN, 0}, {end, POLLIN, 0}};
+    while (::poll(p, 2, -1) < 0 && errno == EINTR) {
+    }
+    if (p[0].revents != 0) stop();
   });
 }
 
 Interrupt::~Interrupt() {
-  thread_.request_stop();
+  const std::uint64_t one = 1;
+  [[maybe_unused]] ssize_t n = ::write(end_.get(), &one, sizeof one);
   thread_.join();
   sigset_t set = stopping_signals();
   ::pthread_sigmask(SIG_UNBLOCK, &set, nullptr);

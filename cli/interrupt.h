@@ -5,6 +5,8 @@
 #include <functional>
 #include <thread>
 
+#include "common/fd.h"
+
 namespace somfs::cli {
 
 class Interrupt {
@@ -14,7 +16,8 @@ class Interrupt {
   ~Interrupt();
 
  private:
-  std::jthread thread_;
+  const Fd end_;   // readable when the thread is to leave
+  std::thread thread_;
 };
 
 }  // namespace somfs::cli
