@@ -38,10 +38,14 @@ Status read_options(Arguments* a) {
       std::string o = list.substr(at, end - at);
       at = end + 1;
       static const std::set<std::string> accepted{"", "rw", "defaults", "dev", "suid", "exec", "auto", "noauto", "user", "users", "nofail", "_netdev",
-                                                  "default_permissions", "relatime"};
-      static const std::set<std::string> of_the_kernel{"nodev", "nosuid", "noexec", "noatime"};
+                                                  "default_permissions",
+                                                  "async", "atime", "diratime", "relatime", "norelatime", "strictatime", "nostrictatime", "lazytime",
+                                                  "nolazytime", "silent", "loud"};
+      static const std::set<std::string> of_the_kernel{"nodev", "nosuid", "noexec", "sync", "dirsync"};
       if (o == "writeback") a->volume.writeback = true;
       else if (o == "ro") a->volume.read_only = true;
+      else if (o == "noatime") a->volume.no_atime = true;
+      else if (o == "nodiratime") a->volume.no_dir_atime = true;
       else if (o == "force") a->force = true;
       else if (of_the_kernel.contains(o)) a->volume.mount_options.push_back(o);
       else if (o == "allow_other" && ::geteuid() != 0)
@@ -167,7 +171,7 @@ int main(int argc, char** argv) {
   app.add_flag("-f,--foreground", a.foreground, "Stay in the foreground, log to standard error");
   app.add_flag("--force", a.force, "Mount although files in it are open: what is written through those is not seen");
   app.add_flag("--debug", a.debug, "Log more");
-  app.add_option("-o", a.options, "Mount options: ro, writeback, nodev, nosuid, noexec, noatime, force, config=FILE, log=FILE")->expected(1)->allow_extra_args(false);
+  app.add_option("-o", a.options, "Mount options: ro, writeback, nodev, nosuid, noexec, sync, dirsync, noatime, nodiratime, force, config=FILE, log=FILE")->expected(1)->allow_extra_args(false);
   app.set_version_flag("--version,-V", std::string("somfs ") + kVersion);
   app.footer("Stop with: umount MOUNTPOINT, or somfs-ctl umount DIR. In /etc/fstab: DIR DIR fuse.somfs defaults,nofail 0 0");
   try {

@@ -23,6 +23,8 @@ Passthrough::Passthrough(const PassthroughOptions& options, const Chain& chain, 
                          VirtualTree* tree, const Negotiation& negotiation, const Look& root)
     : root_fd_(options.root_fd),
       writeback_(options.writeback),
+      file_atime_(options.keep_atime ? O_NOATIME : 0),
+      dir_atime_(options.keep_dir_atime ? O_NOATIME : 0),
       chain_(chain),
       pre_images_(pre_images),
       sink_(sink),

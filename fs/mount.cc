@@ -48,6 +48,7 @@ std::string mount_options(const Backing& backing, const MountOptions& o) {
   if (acts_for_others()) all += ",dev,suid";
   if (acts_for_others() && o.allow_other) all += ",allow_other";
   if (o.read_only) all += ",ro";
+  if (o.no_atime) all += ",noatime";
   for (const std::string& option : o.options) all += "," + option;
   return all;
 }
@@ -133,6 +134,8 @@ Result<std::unique_ptr<Mount>> Mount::open(const Backing& backing, const MountOp
   po.root_fd = backing.fd();
   po.excludes = backing.excludes();
   po.writeback = options.writeback;
+  po.keep_atime = options.no_atime || options.read_only;
+  po.keep_dir_atime = po.keep_atime || options.no_dir_atime;
   std::size_t allowed = settle_process();
   po.descriptors = options.descriptors != 0 ? options.descriptors : allowed;
   m->passthrough_ = std::make_unique<Passthrough>(po, m->chain_, pre_images, sink, tree, *m->negotiation_, root);

@@ -35,6 +35,8 @@ struct PassthroughOptions {
   std::vector<std::string> excludes;   // relative to the root
   bool writeback = false;
   std::size_t descriptors = 10000;
+  bool keep_atime = false;             // what reads files leaves no access time beneath
+  bool keep_dir_atime = false;         // the same of directories
 };
 
 // A NUL-terminated string of a request: borrowed while the request is handled, copied when it is parked.
@@ -198,6 +200,7 @@ class Passthrough {
 
   const int root_fd_;
   const bool writeback_;
+  const int file_atime_, dir_atime_;  // O_NOATIME or nothing
   const Chain& chain_;
   PreImages* const pre_images_;
   ChangeSink* const sink_;

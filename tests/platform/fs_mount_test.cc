@@ -132,6 +132,47 @@ TEST(Mount, CarriesOutAndRecords) {
   EXPECT_EQ(slurp(s.path + "/new"), "hello");
 }
 
+// O_NOATIME of the mount as a whole. Beneath, whoever reads a file that was written since it was read last moves its access time.
+TEST(Mount, AccessTimesStayWhereTheMountSaysSo) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  timespec old[2] = {{1000, 0}, {2000, 0}};
+  auto reset = [&] {
+    for (const char* name : {"/dir/file", "/dir"}) ASSERT_EQ(::utimensat(AT_FDCWD, (s.path + name).c_str(), old, 0), 0);
+  };
+  auto read_both = [&] {
+    EXPECT_EQ(slurp(s.path + "/dir/file"), "content");
+    EXPECT_EQ(names_in(s.path + "/dir").size(), 1u);
+  };
+  auto atime = [&](const char* name) {
+    struct stat st = {};
+    EXPECT_EQ(::stat((s.path + name).c_str(), &st), 0);
+    return st.st_atime;
+  };
+  ASSERT_EQ(::mkdir((s.path + "/dir").c_str(), 0755), 0);
+  spill(s.path + "/dir/file", "content");
+  reset();
+  read_both();
+  if (atime("/dir/file") == 1000) GTEST_SKIP() << "the file system beneath keeps no access times";
+  struct {
+    bool no_atime, no_dir_atime, read_only, file_moves, dir_moves;
+  } cases[] = {{false, false, false, true, true}, {true, false, false, false, false}, {false, true, false, true, false}, {false, false, true, false, false}};
+  for (auto& c : cases) {
+    reset();
+    {
+      MountedWith with;
+      with.mount.no_atime = c.no_atime;
+      with.mount.no_dir_atime = c.no_dir_atime;
+      with.mount.read_only = c.read_only;
+      Mounted m(s.path, with);
+      ASSERT_TRUE(m.mount);
+      read_both();
+    }
+    EXPECT_EQ(atime("/dir/file") != 1000, c.file_moves) << c.no_atime << c.no_dir_atime << c.read_only;
+    EXPECT_EQ(atime("/dir") != 1000, c.dir_moves) << c.no_atime << c.no_dir_atime << c.read_only;
+  }
+}
+
 std::string deep_name() { return std::string(200, 'd'); }
 
 TEST(Mount, PathsBeyondPathMax) {
