@@ -151,6 +151,7 @@ Result<std::unique_ptr<Mount>> Mount::open(const Backing& backing, const MountOp
   fuse_opt_free_args(&args);
   if (m->session_ == nullptr)
     return fail(Exit::usage, "cannot mount with the options", printable(all), "libfuse does not know one of them");
+  m->passthrough_->attach(m->session_);
   if (fuse_session_mount(m->session_, backing.mountpoint().c_str()) != 0)
     return fail(Exit::temporary, "cannot mount at", printable(backing.mountpoint()), "the kernel or fusermount3 refused",
                 "see the line above, and whether /dev/fuse may be opened");

@@ -65,6 +65,9 @@ class Passthrough {
   // The library's table; the session's user data must be a SessionData.
   static const fuse_lowlevel_ops& operations();
 
+  // The kernel's session, before it is served: through it the kernel is told what it cannot know.
+  void attach(fuse_session* session) { session_ = session; }
+
   NodeTable& nodes() { return nodes_; }
   Writers& writers() { return writers_; }
 
@@ -159,6 +162,7 @@ class Passthrough {
 
   // The entries of `dir` from `off` on, as many as go into `size` bytes.
   int fill_entries(fuse_req_t req, OpenDir& dir, std::string* out, std::size_t size, off_t off, bool plus);
+  fuse_ino_t ino(Node& node) { return &node == &nodes_.root() ? FUSE_ROOT_ID : reinterpret_cast<fuse_ino_t>(&node); }
   Node& node(fuse_ino_t ino) { return ino == FUSE_ROOT_ID ? nodes_.root() : *reinterpret_cast<Node*>(ino); }
   bool is_own_name(fuse_ino_t parent, const char* name) const;
   bool is_own_name(const Node& parent, const char* name) { return &parent == &nodes_.root() && is_own_name(FUSE_ROOT_ID, name); }
@@ -207,6 +211,7 @@ class Passthrough {
   VirtualTree* const tree_;
   const Negotiation& negotiation_;
   const Excludes excludes_;
+  fuse_session* session_ = nullptr;
   NodeTable nodes_;
   Writers writers_;
   Mutex rename_lock_;  // outermost: taken for renames that move a directory to another one

@@ -477,6 +477,16 @@ TEST(Mount, FlagsOfFiles) {
   EXPECT_EQ(slurp(s.path + "/f"), "xy");
   flags &= ~FS_APPEND_FL;
   ASSERT_EQ(::ioctl(fd.get(), FS_IOC_SETFLAGS, &flags), 0);
+  // The change time moves with the flags, for those who looked before as well.
+  struct stat before, beneath, above;
+  ASSERT_EQ(::fstat(fd.get(), &before), 0);
+  do {
+    flags ^= FS_NODUMP_FL;
+    ASSERT_EQ(::ioctl(fd.get(), FS_IOC_SETFLAGS, &flags), 0);
+    ASSERT_EQ(::fstatat(m.backing->fd(), "f", &beneath, 0), 0);
+  } while (beneath.st_ctim.tv_sec == before.st_ctim.tv_sec && beneath.st_ctim.tv_nsec == before.st_ctim.tv_nsec);
+  ASSERT_EQ(::fstat(fd.get(), &above), 0);
+  EXPECT_EQ(above.st_ctim.tv_nsec, beneath.st_ctim.tv_nsec);
 }
 
 TEST(Mount, DefaultAclIsInherited) {
