@@ -68,6 +68,7 @@ int Passthrough::attributes(int dirfd, const char* name, Look* out) const {
 void Passthrough::fill(fuse_entry_param* e, Node& node, const struct stat& st) const {
   *e = {};
   e->ino = reinterpret_cast<fuse_ino_t>(&node);
+  e->generation = node.generation;
   e->attr = st;
   e->attr_timeout = kForever;
   e->entry_timeout = kForever;

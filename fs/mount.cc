@@ -56,16 +56,17 @@ std::string mount_options(const Backing& backing, const MountOptions& o) {
 // One inode to flush, reached through the mount without a look-up where the kernel lets us (root), else by its names.
 struct FlushItem {
   std::uint64_t nodeid = 0;
+  std::uint32_t generation = 0;
   std::vector<std::string> names;
 };
 
 // As fuse_encode_fh() of the kernel lays it out: FILEID_INO64_GEN, node id in two halves, generation.
-Fd open_by_nodeid(int mount_fd, std::uint64_t nodeid) {
+Fd open_by_nodeid(int mount_fd, std::uint64_t nodeid, std::uint32_t generation) {
   alignas(file_handle) char space[sizeof(file_handle) + 12];
   auto* fh = reinterpret_cast<file_handle*>(space);
   fh->handle_bytes = 12;
   fh->handle_type = 0x81;
-  std::uint32_t words[3] = {static_cast<std::uint32_t>(nodeid >> 32), static_cast<std::uint32_t>(nodeid), 0};
+  std::uint32_t words[3] = {static_cast<std::uint32_t>(nodeid >> 32), static_cast<std::uint32_t>(nodeid), generation};
   std::memcpy(fh->f_handle, words, sizeof words);
   return Fd(::open_by_handle_at(mount_fd, fh, O_RDONLY | O_CLOEXEC));
 }
@@ -83,7 +84,7 @@ int flush_all(const char* mountpoint, const std::vector<FlushItem>& items) {
   if (!mount_fd) return 1;
   int result = 0;
   for (const FlushItem& item : items) {
-    Fd fd = item.names.empty() ? open_by_nodeid(mount_fd.get(), item.nodeid) : open_by_names(mount_fd.get(), item.names);
+    Fd fd = item.names.empty() ? open_by_nodeid(mount_fd.get(), item.nodeid, item.generation) : open_by_names(mount_fd.get(), item.names);
     // Gone meanwhile: nothing is left to flush.
     if (!fd && errno != ENOENT && errno != ESTALE) result = 1;
     if (fd && ::fsync(fd.get()) != 0) result = 1;
@@ -259,6 +260,7 @@ bool Mount::barrier(std::chrono::milliseconds longest) {
   passthrough_->writers().each([&](Node& node) {
     FlushItem item;
     item.nodeid = reinterpret_cast<std::uint64_t>(&node);
+    item.generation = node.generation;
     if (!acts_for_others() && !nodes.names(node, &item.names)) return;
     items.push_back(std::move(item));
   });

@@ -19,32 +19,6 @@
 namespace somfs::fs::test {
 namespace {
 
-std::string slurp(const std::string& path) {
-  Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  std::string out(1 << 20, '\0');
-  std::size_t got = 0;
-  if (!fd || read_all(fd.get(), out.data(), out.size(), &got) != 0) return "?";
-  out.resize(got);
-  return out;
-}
-
-void spill(const std::string& path, const std::string& text, int flags = O_CREAT | O_TRUNC) {
-  Fd fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC | flags, 0644));
-  ASSERT_TRUE(fd) << path << ": " << std::strerror(errno);
-  ASSERT_EQ(write_all(fd.get(), text), 0) << std::strerror(errno);
-}
-
-std::vector<std::string> names_in(const std::string& path) {
-  std::vector<std::string> out;
-  DIR* d = ::opendir(path.c_str());
-  if (d == nullptr) return {"?"};
-  while (dirent* e = ::readdir(d))
-    if (std::strcmp(e->d_name, ".") != 0 && std::strcmp(e->d_name, "..") != 0) out.emplace_back(e->d_name);
-  ::closedir(d);
-  std::sort(out.begin(), out.end());
-  return out;
-}
-
 // A store whose own link comes to be between the question who the object is and the question how many links are the store's.
 class LinkingMeanwhile : public PreImages {
  public:
@@ -130,47 +104,6 @@ TEST(Mount, CarriesOutAndRecords) {
     EXPECT_TRUE(m.mount->in_force().posix_acl);
   }
   EXPECT_EQ(slurp(s.path + "/new"), "hello");
-}
-
-// O_NOATIME of the mount as a whole. Beneath, whoever reads a file that was written since it was read last moves its access time.
-TEST(Mount, AccessTimesStayWhereTheMountSaysSo) {
-  SOMFS_NEEDS_MOUNTS();
-  Scratch s;
-  timespec old[2] = {{1000, 0}, {2000, 0}};
-  auto reset = [&] {
-    for (const char* name : {"/dir/file", "/dir"}) ASSERT_EQ(::utimensat(AT_FDCWD, (s.path + name).c_str(), old, 0), 0);
-  };
-  auto read_both = [&] {
-    EXPECT_EQ(slurp(s.path + "/dir/file"), "content");
-    EXPECT_EQ(names_in(s.path + "/dir").size(), 1u);
-  };
-  auto atime = [&](const char* name) {
-    struct stat st = {};
-    EXPECT_EQ(::stat((s.path + name).c_str(), &st), 0);
-    return st.st_atime;
-  };
-  ASSERT_EQ(::mkdir((s.path + "/dir").c_str(), 0755), 0);
-  spill(s.path + "/dir/file", "content");
-  reset();
-  read_both();
-  if (atime("/dir/file") == 1000) GTEST_SKIP() << "the file system beneath keeps no access times";
-  struct {
-    bool no_atime, no_dir_atime, read_only, file_moves, dir_moves;
-  } cases[] = {{false, false, false, true, true}, {true, false, false, false, false}, {false, true, false, true, false}, {false, false, true, false, false}};
-  for (auto& c : cases) {
-    reset();
-    {
-      MountedWith with;
-      with.mount.no_atime = c.no_atime;
-      with.mount.no_dir_atime = c.no_dir_atime;
-      with.mount.read_only = c.read_only;
-      Mounted m(s.path, with);
-      ASSERT_TRUE(m.mount);
-      read_both();
-    }
-    EXPECT_EQ(atime("/dir/file") != 1000, c.file_moves) << c.no_atime << c.no_dir_atime << c.read_only;
-    EXPECT_EQ(atime("/dir") != 1000, c.dir_moves) << c.no_atime << c.no_dir_atime << c.read_only;
-  }
 }
 
 std::string deep_name() { return std::string(200, 'd'); }
