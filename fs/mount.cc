@@ -165,6 +165,7 @@ Result<std::unique_ptr<Mount>> Mount::open(const Backing& backing, const MountOp
 Mount::~Mount() {
   if (session_ == nullptr) return;
   if (is_mounted()) fuse_session_unmount(session_);
+  passthrough_->detach();
   fuse_session_destroy(session_);
   reap(true);  // the connection is gone, and with it what they waited for
 }

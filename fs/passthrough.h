@@ -14,10 +14,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "common/change.h"
+#include "fs/direct_replies.h"
 #include "fs/excludes.h"
 #include "fs/filter.h"
 #include "fs/negotiation.h"
@@ -66,7 +68,12 @@ class Passthrough {
   static const fuse_lowlevel_ops& operations();
 
   // The kernel's session, before it is served: through it the kernel is told what it cannot know.
-  void attach(fuse_session* session) { session_ = session; }
+  void attach(fuse_session* session) {
+    session_ = session;
+    direct_replies_.emplace(session);
+  }
+  // The session is about to go.
+  void detach() { direct_replies_.reset(); }
 
   NodeTable& nodes() { return nodes_; }
   Writers& writers() { return writers_; }
@@ -212,6 +219,7 @@ class Passthrough {
   const Negotiation& negotiation_;
   const Excludes excludes_;
   fuse_session* session_ = nullptr;
+  std::optional<DirectReplies> direct_replies_;
   NodeTable nodes_;
   Writers writers_;
   Mutex rename_lock_;  // outermost: taken for renames that move a directory to another one

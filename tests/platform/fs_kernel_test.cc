@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the kernel above the mount remembers or decides by itself, and how it is brought in line with the file system beneath.
+#include <linux/aio_abi.h>
+#include <sys/syscall.h>
+
 #include "tests/platform/fs_fixture.h"
 
 namespace somfs::fs::test {
@@ -66,6 +69,52 @@ TEST(Mount, HandlesOfRemovedFilesAreStale) {
     EXPECT_FALSE(Fd(::open_by_handle_at(root.get(), gone, O_RDONLY))) << i;
     EXPECT_EQ(errno, ESTALE);
   }
+}
+
+// The kernel drops pages behind a direct write only when the writer waits for it.
+TEST(Mount, ReadersSeeWhatAsynchronousDirectWritesWrote) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  const std::size_t size = 512 * 1024;
+  const std::string path = s.path + "/f";
+  spill(path, std::string(size, 'a'));
+  {
+    Fd tried(::open(path.c_str(), O_RDWR | O_DIRECT));
+    if (!tried) GTEST_SKIP() << "no direct I/O beneath: " << std::strerror(errno);
+  }
+  Mounted m(s.path);
+  ASSERT_TRUE(m.mount);
+  Fd direct(::open(path.c_str(), O_RDWR | O_DIRECT));
+  Fd plain(::open(path.c_str(), O_RDONLY));
+  ASSERT_TRUE(direct && plain);
+  std::unique_ptr<char, void (*)(void*)> out(static_cast<char*>(std::aligned_alloc(4096, size)), std::free);
+  aio_context_t context = 0;
+  ASSERT_EQ(::syscall(SYS_io_setup, 4, &context), 0);
+  std::jthread reader([&](const std::stop_token& stop) {
+    std::string in(size, '\0');
+    while (!stop.stop_requested()) EXPECT_EQ(::pread(plain.get(), in.data(), size, 0), static_cast<ssize_t>(size));
+  });
+  int stale = 0;
+  for (int round = 0; round < 300 && stale == 0; ++round) {
+    char byte = static_cast<char>('a' + round % 26);
+    std::memset(out.get(), byte, size);
+    iocb one = {};
+    one.aio_lio_opcode = IOCB_CMD_PWRITE;
+    one.aio_fildes = static_cast<std::uint32_t>(direct.get());
+    one.aio_buf = reinterpret_cast<std::uint64_t>(out.get());
+    one.aio_nbytes = size;
+    iocb* all[] = {&one};
+    io_event done = {};
+    ASSERT_EQ(::syscall(SYS_io_submit, context, 1, all), 1);
+    ASSERT_EQ(::syscall(SYS_io_getevents, context, 1, 1, &done, nullptr), 1);
+    ASSERT_EQ(done.res, static_cast<std::int64_t>(size));
+    std::string in(size, '\0');
+    ASSERT_EQ(::pread(plain.get(), in.data(), size, 0), static_cast<ssize_t>(size));
+    if (in.find_first_not_of(byte) != std::string::npos) stale = round + 1;
+  }
+  EXPECT_EQ(stale, 0) << "the round that saw old bytes";
+  reader = {};
+  ::syscall(SYS_io_destroy, context);
 }
 
 }  // namespace
