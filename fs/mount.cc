@@ -17,8 +17,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 
+#include "common/fd.h"
 #include "common/log.h"
 #include "common/printable.h"
 #include "fs/caller.h"
@@ -111,6 +113,12 @@ std::string device_on_top_of(const std::string& where) {
 std::size_t settle_process() {
   rlimit files = {};
   ::getrlimit(RLIMIT_NOFILE, &files);
+  // A file that any process has open through the mount is a descriptor here: as many as one process may have, where that is allowed.
+  if (auto text = read_file(AT_FDCWD, "/proc/sys/fs/nr_open", 64)) {
+    rlim_t most = std::strtoull(text->c_str(), nullptr, 10);
+    const rlimit all{most, most};
+    if (most > files.rlim_max && ::setrlimit(RLIMIT_NOFILE, &all) == 0) files = all;
+  }
   files.rlim_cur = files.rlim_max;
   ::setrlimit(RLIMIT_NOFILE, &files);
   ::getrlimit(RLIMIT_NOFILE, &files);
