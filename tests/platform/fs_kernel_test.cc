@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the kernel above the mount remembers or decides by itself, and how it is brought in line with the file system beneath.
 #include <linux/aio_abi.h>
+#include <poll.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 
 #include "tests/platform/fs_fixture.h"
@@ -115,6 +117,61 @@ TEST(Mount, ReadersSeeWhatAsynchronousDirectWritesWrote) {
   EXPECT_EQ(stale, 0) << "the round that saw old bytes";
   reader = {};
   ::syscall(SYS_io_destroy, context);
+}
+
+// A process that has `count` files of `dir` open for writing, until it is told to end or `longest_ms` have passed.
+class Holder {
+ public:
+  Holder(const std::string& dir, int count, const char* name, int longest_ms) {
+    int ready[2], end[2];
+    if (::pipe(ready) != 0 || ::pipe(end) != 0) std::abort();
+    pid_ = ::fork();
+    if (pid_ == 0) {
+      ::prctl(PR_SET_NAME, name);
+      ::close(end[1]);
+      for (int i = 0; i < count; ++i) ::open((dir + "/" + std::to_string(i)).c_str(), O_CREAT | O_WRONLY, 0644);
+      ::close(ready[1]);
+      pollfd p{end[0], POLLIN, 0};
+      ::poll(&p, 1, longest_ms);
+      ::_exit(0);
+    }
+    ::close(ready[1]);
+    ::close(end[0]);
+    end_ = Fd(end[1]);
+    char c;
+    (void)!::read(ready[0], &c, 1);
+    ::close(ready[0]);
+  }
+  ~Holder() {
+    end_ = Fd();
+    ::waitpid(pid_, nullptr, 0);
+  }
+
+ private:
+  pid_t pid_;
+  Fd end_;
+};
+
+TEST(Mount, ManyOpenFilesBeneathAreNamedBriefly) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  Holder other(s.path, 40, "other", -1);
+  BackingOptions o;
+  o.dir = s.path;
+  auto b = Backing::open(o);
+  ASSERT_FALSE(b);
+  EXPECT_NE(b.error().line().find(" and 35 more"), std::string::npos) << b.error().line();
+}
+
+// umount(8) returns before the process of the mount has ended.
+TEST(Mount, WaitsForAnEndingMount) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  Holder ending(s.path, 3, "somfs", 1000);
+  BackingOptions o;
+  o.dir = s.path;
+  auto b = Backing::open(o);
+  EXPECT_TRUE(b) << b.error().line();
 }
 
 }  // namespace
