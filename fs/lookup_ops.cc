@@ -274,7 +274,10 @@ void Passthrough::clear_privileges(fuse_req_t req, Node& n, int fd, bool kill_se
   if (!falling_set_ids(req, fd, &mode)) return;
   Operation op = operation(Verb::set_attr, n, fd);
   chain_.before(op);
-  if (::chmod(proc_path(fd).c_str(), mode) == 0) chain_.after(op);
+  if (::chmod(proc_path(fd).c_str(), mode) != 0) return;
+  chain_.after(op);
+  // After an allocation or a copy the kernel would go by the mode it has: in stat(2) of the mode alone, and when it executes the file.
+  fuse_lowlevel_notify_inval_inode(session_, ino(n), -1, 0);
 }
 
 }  // namespace somfs::fs

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the kernel above the mount remembers or decides by itself, and how it is brought in line with the file system beneath.
+#include <grp.h>
 #include <linux/aio_abi.h>
 #include <poll.h>
 #include <sys/prctl.h>
@@ -117,6 +118,32 @@ TEST(Mount, ReadersSeeWhatAsynchronousDirectWritesWrote) {
   EXPECT_EQ(stale, 0) << "the round that saw old bytes";
   reader = {};
   ::syscall(SYS_io_destroy, context);
+}
+
+// Whoever asks for the mode alone is answered from what the kernel has.
+TEST(Mount, SetIdsThatFellWithoutAWriteAreSeenToBeGone) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  Mounted m(s.path);
+  ASSERT_TRUE(m.mount);
+  std::string f = s.path + "/f", from = s.path + "/from";
+  spill(from, "0123456789");
+  for (bool copies : {false, true}) {
+    spill(f, "x");
+    ASSERT_EQ(::chmod(f.c_str(), 06777), 0);
+    pid_t child = ::fork();
+    if (child == 0) {
+      if (::setgroups(0, nullptr) != 0 || ::setgid(1001) != 0 || ::setuid(1001) != 0) ::_exit(1);
+      int to = ::open(f.c_str(), O_WRONLY), in = ::open(from.c_str(), O_RDONLY);
+      ::_exit((copies ? ::copy_file_range(in, nullptr, to, nullptr, 10, 0) == 10 : ::fallocate(to, 0, 0, 8192) == 0) ? 0 : 2);
+    }
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    ASSERT_EQ(status, 0);
+    struct statx x;
+    ASSERT_EQ(::statx(AT_FDCWD, f.c_str(), 0, STATX_MODE, &x), 0);
+    EXPECT_EQ(x.stx_mode & 07777, 0777) << copies;
+  }
 }
 
 // A process that has `count` files of `dir` open for writing, until it is told to end or `longest_ms` have passed.
