@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // somfs [-f] [-o OPTIONS] DIR [MOUNTPOINT]: mounts, and returns when the mount is live.
 #include <fcntl.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstring>
 #include <iostream>
+#include <map>
 #include <set>
 #include <thread>
 
@@ -19,6 +22,7 @@
 #include "common/fd.h"
 #include "common/log.h"
 #include "common/printable.h"
+#include "fs/mount_table.h"
 
 namespace somfs::cli {
 namespace {
@@ -27,6 +31,8 @@ struct Arguments {
   std::string dir, mountpoint, config_file, log_file;
   std::vector<std::string> options;
   bool foreground = false, force = false, debug = false;
+  bool remount = false;
+  unsigned long kernel_flags = 0;  // MS_*, for a remount
   VolumeOptions volume;
 };
 
@@ -38,10 +44,19 @@ Status read_options(Arguments* a) {
       std::string o = list.substr(at, end - at);
       at = end + 1;
       static const std::set<std::string> accepted{"", "rw", "defaults", "dev", "suid", "exec", "auto", "noauto", "user", "users", "nofail", "_netdev",
-                                                  "default_permissions", "relatime"};
-      static const std::set<std::string> of_the_kernel{"nodev", "nosuid", "noexec", "noatime"};
+                                                  "default_permissions",
+                                                  "async", "atime", "diratime", "relatime", "norelatime", "strictatime", "nostrictatime", "lazytime",
+                                                  "nolazytime", "silent", "loud"};
+      static const std::map<std::string, unsigned long> of_the_kernel{{"nodev", MS_NODEV}, {"nosuid", MS_NOSUID}, {"noexec", MS_NOEXEC},
+                                                                      {"sync", MS_SYNCHRONOUS}, {"dirsync", MS_DIRSYNC}};
+      static const std::map<std::string, unsigned long> of_both{{"ro", MS_RDONLY}, {"noatime", MS_NOATIME}, {"nodiratime", MS_NODIRATIME}};
+      for (auto* known : {&of_the_kernel, &of_both})
+        if (auto flag = known->find(o); flag != known->end()) a->kernel_flags |= flag->second;
       if (o == "writeback") a->volume.writeback = true;
       else if (o == "ro") a->volume.read_only = true;
+      else if (o == "noatime") a->volume.no_atime = true;
+      else if (o == "nodiratime") a->volume.no_dir_atime = true;
+      else if (o == "remount") a->remount = true;
       else if (o == "force") a->force = true;
       else if (of_the_kernel.contains(o)) a->volume.mount_options.push_back(o);
       else if (o == "allow_other" && ::geteuid() != 0)
@@ -50,6 +65,7 @@ Status read_options(Arguments* a) {
       else if (o.starts_with("config=")) a->config_file = o.substr(7);
       else if (o.starts_with("log=")) a->log_file = o.substr(4);
       else if (o.starts_with("x-") || o.starts_with("comment=") || o.starts_with("fsname=") || o.starts_with("subtype=")) continue;
+      else if (o.starts_with("user_id=") || o.starts_with("group_id=")) continue;  // shown by the kernel, so a remount brings them
       else if (!accepted.contains(o))
         return fail(Exit::usage, "unknown mount option", printable(o), {}, "see somfs(8)");
     }
@@ -64,6 +80,7 @@ Status resolve(Arguments* a) {
   if (!a->mountpoint.empty()) {
     SOMFS_TRY_ASSIGN(a->volume.mountpoint, canonical_without_touching(a->mountpoint));
   }
+  if (a->remount) return {};
   a->volume.force = a->force;
   a->volume.allow_other = ::geteuid() == 0;
   std::string file = a->config_file.empty() ? default_config_file(a->volume.dir) : a->config_file;
@@ -76,6 +93,16 @@ Status resolve(Arguments* a) {
 int complain(const Error& e) {
   std::cerr << "somfs: " << e.line() << std::endl;
   return static_cast<int>(e.exit);
+}
+
+// mount -o remount: what the kernel decides changes, what the mount began with stays.
+Status remount(const Arguments& a) {
+  const std::string& at = a.volume.mountpoint;
+  std::vector<fs::MountEntry> all = fs::mount_table();
+  auto top = std::find_if(all.rbegin(), all.rend(), [&](const fs::MountEntry& m) { return m.where == at; });
+  if (top == all.rend() || top->type != "fuse.somfs") return fail(Exit::usage, "no somfs is mounted at", printable(at), {}, "mount it without remount");
+  if (::mount(nullptr, at.c_str(), nullptr, MS_REMOUNT | a.kernel_flags, nullptr) != 0) return fail_errno("cannot remount", printable(at));
+  return {};
 }
 
 // Signals end the mount cleanly. They are blocked in every thread and awaited by one.
@@ -167,7 +194,7 @@ int main(int argc, char** argv) {
   app.add_flag("-f,--foreground", a.foreground, "Stay in the foreground, log to standard error");
   app.add_flag("--force", a.force, "Mount although files in it are open: what is written through those is not seen");
   app.add_flag("--debug", a.debug, "Log more");
-  app.add_option("-o", a.options, "Mount options: ro, writeback, nodev, nosuid, noexec, noatime, force, config=FILE, log=FILE")->expected(1)->allow_extra_args(false);
+  app.add_option("-o", a.options, "Mount options: ro, writeback, nodev, nosuid, noexec, sync, dirsync, noatime, nodiratime, force, config=FILE, log=FILE")->expected(1)->allow_extra_args(false);
   app.set_version_flag("--version,-V", std::string("somfs ") + kVersion);
   app.footer("Stop with: umount MOUNTPOINT, or somfs-ctl umount DIR. In /etc/fstab: DIR DIR fuse.somfs defaults,nofail 0 0");
   try {
@@ -178,5 +205,9 @@ int main(int argc, char** argv) {
     return complain({somfs::Exit::usage, 0, e.what(), {}, {}, "see somfs --help"});
   }
   if (auto s = resolve(&a); !s) return complain(s.error());
+  if (a.remount) {
+    auto s = remount(a);
+    return s ? 0 : complain(s.error());
+  }
   return a.foreground ? serve(a, -1) : in_background(a);
 }

@@ -345,6 +345,8 @@ Status Volume::Impl::open_parts() {
   fs::MountOptions m;
   m.writeback = options.writeback;
   m.read_only = options.read_only;
+  m.no_atime = options.no_atime;
+  m.no_dir_atime = options.no_dir_atime;
   m.allow_other = options.allow_other;
   m.options = options.mount_options;
   m.fsname = options.dir;

@@ -19,8 +19,10 @@ struct VolumeOptions {
   bool force = false;          // mount although files beneath are in use
   bool writeback = false;      // opt-in: faster small writes, weaker snapshots
   bool read_only = false;
+  bool no_atime = false;
+  bool no_dir_atime = false;
   bool allow_other = true;
-  std::vector<std::string> mount_options;   // the kernel's: nosuid, noatime …
+  std::vector<std::string> mount_options;   // the kernel's: nosuid, sync …
 };
 
 class Volume {

@@ -236,6 +236,8 @@ void Passthrough::do_setflags(SetFlags& r) {
     err = with_room([&] { return ::ioctl(r.fd, r.cmd, r.value) == 0 ? 0 : errno; });
     if (err == 0) chain_.after(op);
   }
+  // To the kernel above an ioctl is opaque: it would go on showing the change time of before.
+  if (err == 0) fuse_lowlevel_notify_inval_inode(session_, ino(r.node), -1, 0);
   if (err != 0)
     fuse_reply_err(r.req, err);
   else

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <climits>
 #include <cstdio>
 #include <cstdlib>
@@ -19,6 +20,7 @@
 #include <fstream>
 #include <memory>
 #include <sstream>
+#include <thread>
 
 #include "common/printable.h"
 #include "fs/excludes.h"
@@ -124,6 +126,20 @@ bool open_to_write(const std::string& fdinfo) {
   return false;
 }
 
+// All held by processes of ours; false when there is nothing.
+bool only_somfs(const std::vector<OpenBeneath>& open) {
+  return !open.empty() && std::all_of(open.begin(), open.end(), [](const OpenBeneath& o) { return o.command == "somfs"; });
+}
+
+std::string list_of(const std::vector<OpenBeneath>& open) {
+  constexpr std::size_t kMost = 5;
+  std::string list;
+  for (std::size_t i = 0; i < open.size() && i < kMost; ++i)
+    list += (i == 0 ? "" : ", ") + printable(open[i].path) + " by " + printable(open[i].command) + " (" + std::to_string(open[i].pid) + ")";
+  if (open.size() > kMost) list += " and " + std::to_string(open.size() - kMost) + " more";
+  return list;
+}
+
 template <typename F>
 void each_entry(const std::string& path, F take) {
   std::unique_ptr<DIR, int (*)(DIR*)> dir(::opendir(path.c_str()), &::closedir);
@@ -193,11 +209,13 @@ Result<Backing> Backing::open(const BackingOptions& options) {
   SOMFS_TRY(refuse_nested_mounts(b.dir_, Excludes(options.excludes)));
   SOMFS_TRY(refuse_own_files(b.dir_));
   b.open_beneath_ = open_for_writing_beneath(b.dir_);
+  // umount(8) does not wait for the process of the mount before this one, which may have many removed files to let go of.
+  for (int tries = 0; tries < 300 && only_somfs(b.open_beneath_); ++tries) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    b.open_beneath_ = open_for_writing_beneath(b.dir_);
+  }
   if (!options.force && !b.open_beneath_.empty()) {
-    std::string list;
-    for (const OpenBeneath& o : b.open_beneath_)
-      list += (list.empty() ? "" : ", ") + printable(o.path) + " by " + printable(o.command) + " (" + std::to_string(o.pid) + ")";
-    return fail(Exit::locked, "refusing to mount over", printable(b.dir_), "files beneath are open for writing: " + list,
+    return fail(Exit::locked, "refusing to mount over", printable(b.dir_), "files beneath are open for writing: " + list_of(b.open_beneath_),
                 "stop those processes or use --force: what they write is not captured");
   }
   return b;

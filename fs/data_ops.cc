@@ -39,10 +39,13 @@ OpenFile& file_of(const fuse_file_info* fi) { return *reinterpret_cast<OpenFile*
 }  // namespace
 
 Fd Passthrough::open_node(Node& n, int flags) {
+  int atime = n.kind == Kind::dir ? dir_atime_ : file_atime_;
   for (int tries = 0;; ++tries) {
     PathFd path = nodes_.path(n);
     if (!path) return Fd();
-    Fd fd(::open(proc_path(path->get()).c_str(), flags | O_CLOEXEC));
+    Fd fd(::open(proc_path(path->get()).c_str(), flags | atime | O_CLOEXEC));
+    // Of what belongs to another, an ordinary user cannot ask it.
+    if (!fd && errno == EPERM && atime != 0 && !acts_for_others()) fd = Fd(::open(proc_path(path->get()).c_str(), flags | O_CLOEXEC));
     if (fd || tries > 0 || (errno != EMFILE && errno != ENFILE) || !nodes_.shrink()) return fd;
   }
 }
@@ -114,6 +117,7 @@ void Passthrough::read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t o
   OpenFile& file = file_of(fi);
   const bool direct = file.is_direct(fi->flags);
   const int fd = file.data_fd(fi->flags);
+  if (!direct) file.node->cached.store(true);
   if (size >= kSpliceFrom && !direct) {
     fuse_bufvec buf = {};
     buf.count = 1;
@@ -176,7 +180,9 @@ void Passthrough::do_write(Write& r) {
   Node& n = *file.node;
   const char* data = r.data;
   const int fd = file.data_fd(r.flags);
-  if (file.is_direct(r.flags)) {
+  const bool direct = file.is_direct(r.flags);
+  if (!direct) n.cached.store(true);
+  if (direct) {
     char* aligned = thread_buffer(r.size);
     if (aligned == nullptr) {
       fuse_reply_err(r.req, ENOMEM);
@@ -219,6 +225,8 @@ void Passthrough::do_write(Write& r) {
   }
   if (err != 0)
     fuse_reply_err(r.req, err);
+  else if (direct && n.cached.load())
+    direct_replies_->answer(r.req, ino(n), r.off, static_cast<std::size_t>(put));
   else
     fuse_reply_write(r.req, static_cast<std::size_t>(put));
 }

@@ -23,6 +23,8 @@ Passthrough::Passthrough(const PassthroughOptions& options, const Chain& chain, 
                          VirtualTree* tree, const Negotiation& negotiation, const Look& root)
     : root_fd_(options.root_fd),
       writeback_(options.writeback),
+      file_atime_(options.keep_atime ? O_NOATIME : 0),
+      dir_atime_(options.keep_dir_atime ? O_NOATIME : 0),
       chain_(chain),
       pre_images_(pre_images),
       sink_(sink),
@@ -66,6 +68,7 @@ int Passthrough::attributes(int dirfd, const char* name, Look* out) const {
 void Passthrough::fill(fuse_entry_param* e, Node& node, const struct stat& st) const {
   *e = {};
   e->ino = reinterpret_cast<fuse_ino_t>(&node);
+  e->generation = node.generation;
   e->attr = st;
   e->attr_timeout = kForever;
   e->entry_timeout = kForever;
@@ -271,7 +274,10 @@ void Passthrough::clear_privileges(fuse_req_t req, Node& n, int fd, bool kill_se
   if (!falling_set_ids(req, fd, &mode)) return;
   Operation op = operation(Verb::set_attr, n, fd);
   chain_.before(op);
-  if (::chmod(proc_path(fd).c_str(), mode) == 0) chain_.after(op);
+  if (::chmod(proc_path(fd).c_str(), mode) != 0) return;
+  chain_.after(op);
+  // After an allocation or a copy the kernel would go by the mode it has: in stat(2) of the mode alone, and when it executes the file.
+  fuse_lowlevel_notify_inval_inode(session_, ino(n), -1, 0);
 }
 
 }  // namespace somfs::fs

@@ -17,8 +17,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 
+#include "common/fd.h"
 #include "common/log.h"
 #include "common/printable.h"
 #include "fs/caller.h"
@@ -48,6 +50,7 @@ std::string mount_options(const Backing& backing, const MountOptions& o) {
   if (acts_for_others()) all += ",dev,suid";
   if (acts_for_others() && o.allow_other) all += ",allow_other";
   if (o.read_only) all += ",ro";
+  if (o.no_atime) all += ",noatime";
   for (const std::string& option : o.options) all += "," + option;
   return all;
 }
@@ -55,16 +58,17 @@ std::string mount_options(const Backing& backing, const MountOptions& o) {
 // One inode to flush, reached through the mount without a look-up where the kernel lets us (root), else by its names.
 struct FlushItem {
   std::uint64_t nodeid = 0;
+  std::uint32_t generation = 0;
   std::vector<std::string> names;
 };
 
 // As fuse_encode_fh() of the kernel lays it out: FILEID_INO64_GEN, node id in two halves, generation.
-Fd open_by_nodeid(int mount_fd, std::uint64_t nodeid) {
+Fd open_by_nodeid(int mount_fd, std::uint64_t nodeid, std::uint32_t generation) {
   alignas(file_handle) char space[sizeof(file_handle) + 12];
   auto* fh = reinterpret_cast<file_handle*>(space);
   fh->handle_bytes = 12;
   fh->handle_type = 0x81;
-  std::uint32_t words[3] = {static_cast<std::uint32_t>(nodeid >> 32), static_cast<std::uint32_t>(nodeid), 0};
+  std::uint32_t words[3] = {static_cast<std::uint32_t>(nodeid >> 32), static_cast<std::uint32_t>(nodeid), generation};
   std::memcpy(fh->f_handle, words, sizeof words);
   return Fd(::open_by_handle_at(mount_fd, fh, O_RDONLY | O_CLOEXEC));
 }
@@ -82,7 +86,7 @@ int flush_all(const char* mountpoint, const std::vector<FlushItem>& items) {
   if (!mount_fd) return 1;
   int result = 0;
   for (const FlushItem& item : items) {
-    Fd fd = item.names.empty() ? open_by_nodeid(mount_fd.get(), item.nodeid) : open_by_names(mount_fd.get(), item.names);
+    Fd fd = item.names.empty() ? open_by_nodeid(mount_fd.get(), item.nodeid, item.generation) : open_by_names(mount_fd.get(), item.names);
     // Gone meanwhile: nothing is left to flush.
     if (!fd && errno != ENOENT && errno != ESTALE) result = 1;
     if (fd && ::fsync(fd.get()) != 0) result = 1;
@@ -109,6 +113,12 @@ std::string device_on_top_of(const std::string& where) {
 std::size_t settle_process() {
   rlimit files = {};
   ::getrlimit(RLIMIT_NOFILE, &files);
+  // A file that any process has open through the mount is a descriptor here: as many as one process may have, where that is allowed.
+  if (auto text = read_file(AT_FDCWD, "/proc/sys/fs/nr_open", 64)) {
+    rlim_t most = std::strtoull(text->c_str(), nullptr, 10);
+    const rlimit all{most, most};
+    if (most > files.rlim_max && ::setrlimit(RLIMIT_NOFILE, &all) == 0) files = all;
+  }
   files.rlim_cur = files.rlim_max;
   ::setrlimit(RLIMIT_NOFILE, &files);
   ::getrlimit(RLIMIT_NOFILE, &files);
@@ -133,6 +143,8 @@ Result<std::unique_ptr<Mount>> Mount::open(const Backing& backing, const MountOp
   po.root_fd = backing.fd();
   po.excludes = backing.excludes();
   po.writeback = options.writeback;
+  po.keep_atime = options.no_atime || options.read_only;
+  po.keep_dir_atime = po.keep_atime || options.no_dir_atime;
   std::size_t allowed = settle_process();
   po.descriptors = options.descriptors != 0 ? options.descriptors : allowed;
   m->passthrough_ = std::make_unique<Passthrough>(po, m->chain_, pre_images, sink, tree, *m->negotiation_, root);
@@ -148,6 +160,7 @@ Result<std::unique_ptr<Mount>> Mount::open(const Backing& backing, const MountOp
   fuse_opt_free_args(&args);
   if (m->session_ == nullptr)
     return fail(Exit::usage, "cannot mount with the options", printable(all), "libfuse does not know one of them");
+  m->passthrough_->attach(m->session_);
   if (fuse_session_mount(m->session_, backing.mountpoint().c_str()) != 0)
     return fail(Exit::temporary, "cannot mount at", printable(backing.mountpoint()), "the kernel or fusermount3 refused",
                 "see the line above, and whether /dev/fuse may be opened");
@@ -160,6 +173,7 @@ Result<std::unique_ptr<Mount>> Mount::open(const Backing& backing, const MountOp
 Mount::~Mount() {
   if (session_ == nullptr) return;
   if (is_mounted()) fuse_session_unmount(session_);
+  passthrough_->detach();
   fuse_session_destroy(session_);
   reap(true);  // the connection is gone, and with it what they waited for
 }
@@ -255,6 +269,7 @@ bool Mount::barrier(std::chrono::milliseconds longest) {
   passthrough_->writers().each([&](Node& node) {
     FlushItem item;
     item.nodeid = reinterpret_cast<std::uint64_t>(&node);
+    item.generation = node.generation;
     if (!acts_for_others() && !nodes.names(node, &item.names)) return;
     items.push_back(std::move(item));
   });

@@ -21,9 +21,11 @@ struct fuse_session;
 namespace somfs::fs {
 
 struct MountOptions {
-  std::vector<std::string> options;   // as after -o: "noatime", "nosuid"; what libfuse and the kernel do not know is refused
+  std::vector<std::string> options;   // as after -o: "nosuid", "sync"; what libfuse and the kernel do not know is refused
   bool allow_other = true;            // root only
-  bool read_only = false;
+  bool read_only = false;             // leaves access times alone too
+  bool no_atime = false;
+  bool no_dir_atime = false;
   bool writeback = false;             // faster small writes; a snapshot is then at best what a power cut would leave
   std::string fsname;                 // empty: the protected directory
   unsigned threads = 16;

@@ -140,12 +140,12 @@ int Passthrough::create_file(Create& r, Node& dir, int dirfd, NewObject* made) {
   for (int tries = 0; !fd && tries < 2; ++tries) {
     int err = with_room([&] {
       ActAs caller(r.req, r.mode);
-      fd = Fd(::openat(dirfd, r.name.c_str(), creation_flags(r.flags) | O_CREAT | O_EXCL, r.mode));
+      fd = Fd(::openat(dirfd, r.name.c_str(), creation_flags(r.flags) | file_atime_ | O_CREAT | O_EXCL, r.mode));
       return fd ? 0 : errno;
     });
     born = err == 0;
     if (err == EEXIST && (r.flags & O_EXCL) == 0) {
-      fd = Fd(::openat(dirfd, r.name.c_str(), creation_flags(r.flags)));
+      fd = Fd(::openat(dirfd, r.name.c_str(), creation_flags(r.flags) | file_atime_));
       err = fd ? 0 : errno;
     }
     if (err != 0 && (tries > 0 || (err != EMFILE && err != ENFILE) || !nodes_.shrink())) return err;
@@ -175,7 +175,7 @@ int Passthrough::create_unnamed(Create& r, Node& dir, int dirfd, NewObject* made
   if (int err = with_room([&] {
         ActAs caller(r.req, r.mode);
         // Whether it may be linked later is the kernel's business above us: beneath it always may.
-        fd = Fd(::openat(dirfd, ".", (creation_flags(r.flags) & ~O_NOFOLLOW) | O_TMPFILE | O_RDWR, r.mode));
+        fd = Fd(::openat(dirfd, ".", (creation_flags(r.flags) & ~O_NOFOLLOW) | file_atime_ | O_TMPFILE | O_RDWR, r.mode));
         return fd ? 0 : errno;
       });
       err != 0)

@@ -39,15 +39,22 @@ struct Node {
   const ObjectId id;
   const Kind kind;
   const Handle handle;  // empty: the table cannot open by handle
+  // What tells it from a later node at the same address: the kernel's file handles carry both.
+  const std::uint32_t generation = next_generation();
 
   // Data and attributes of a file; the names of a directory. Order: rename lock, directories by address, then files.
   Mutex lock;
 
   std::atomic<bool> many_names{false};                 // has, or had, more than one link
   std::atomic<FileCaps> caps{FileCaps::unknown};       // whether it carries security.capability
+  std::atomic<bool> cached{false};                     // the kernel above may hold pages of it
 
  private:
   friend class NodeTable;
+  static std::uint32_t next_generation() {
+    static std::atomic<std::uint32_t> last{0};
+    return last.fetch_add(1, std::memory_order_relaxed);
+  }
   // Guarded by NodeTable::mutex_.
   std::uint64_t refs_ = 0;   // look-ups of the kernel, open files, children that point here
   Node* parent_ = nullptr;   // one name of it, the last one heard of; null for the root and what never had a name

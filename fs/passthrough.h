@@ -14,10 +14,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "common/change.h"
+#include "fs/direct_replies.h"
 #include "fs/excludes.h"
 #include "fs/filter.h"
 #include "fs/negotiation.h"
@@ -35,6 +37,8 @@ struct PassthroughOptions {
   std::vector<std::string> excludes;   // relative to the root
   bool writeback = false;
   std::size_t descriptors = 10000;
+  bool keep_atime = false;             // what reads files leaves no access time beneath
+  bool keep_dir_atime = false;         // the same of directories
 };
 
 // A NUL-terminated string of a request: borrowed while the request is handled, copied when it is parked.
@@ -62,6 +66,14 @@ class Passthrough {
 
   // The library's table; the session's user data must be a SessionData.
   static const fuse_lowlevel_ops& operations();
+
+  // The kernel's session, before it is served: through it the kernel is told what it cannot know.
+  void attach(fuse_session* session) {
+    session_ = session;
+    direct_replies_.emplace(session);
+  }
+  // The session is about to go.
+  void detach() { direct_replies_.reset(); }
 
   NodeTable& nodes() { return nodes_; }
   Writers& writers() { return writers_; }
@@ -157,6 +169,7 @@ class Passthrough {
 
   // The entries of `dir` from `off` on, as many as go into `size` bytes.
   int fill_entries(fuse_req_t req, OpenDir& dir, std::string* out, std::size_t size, off_t off, bool plus);
+  fuse_ino_t ino(Node& node) { return &node == &nodes_.root() ? FUSE_ROOT_ID : reinterpret_cast<fuse_ino_t>(&node); }
   Node& node(fuse_ino_t ino) { return ino == FUSE_ROOT_ID ? nodes_.root() : *reinterpret_cast<Node*>(ino); }
   bool is_own_name(fuse_ino_t parent, const char* name) const;
   bool is_own_name(const Node& parent, const char* name) { return &parent == &nodes_.root() && is_own_name(FUSE_ROOT_ID, name); }
@@ -198,12 +211,15 @@ class Passthrough {
 
   const int root_fd_;
   const bool writeback_;
+  const int file_atime_, dir_atime_;  // O_NOATIME or nothing
   const Chain& chain_;
   PreImages* const pre_images_;
   ChangeSink* const sink_;
   VirtualTree* const tree_;
   const Negotiation& negotiation_;
   const Excludes excludes_;
+  fuse_session* session_ = nullptr;
+  std::optional<DirectReplies> direct_replies_;
   NodeTable nodes_;
   Writers writers_;
   Mutex rename_lock_;  // outermost: taken for renames that move a directory to another one

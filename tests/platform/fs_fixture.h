@@ -2,13 +2,17 @@
 // A scratch directory with somfs mounted over it, and a sink that remembers what it was told.
 #pragma once
 
+#include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mount.h>
@@ -16,6 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "common/fd.h"
 #include "common/sync.h"
 #include "fs/capture.h"
 #include "fs/mount.h"
@@ -134,6 +139,32 @@ class Mounted {
   std::unique_ptr<Mount> mount;
   std::jthread server;
 };
+
+inline std::string slurp(const std::string& path) {
+  Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  std::string out(1 << 20, '\0');
+  std::size_t got = 0;
+  if (!fd || read_all(fd.get(), out.data(), out.size(), &got) != 0) return "?";
+  out.resize(got);
+  return out;
+}
+
+inline void spill(const std::string& path, const std::string& text, int flags = O_CREAT | O_TRUNC) {
+  Fd fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC | flags, 0644));
+  ASSERT_TRUE(fd) << path << ": " << std::strerror(errno);
+  ASSERT_EQ(write_all(fd.get(), text), 0) << std::strerror(errno);
+}
+
+inline std::vector<std::string> names_in(const std::string& path) {
+  std::vector<std::string> out;
+  DIR* d = ::opendir(path.c_str());
+  if (d == nullptr) return {"?"};
+  while (dirent* e = ::readdir(d))
+    if (std::strcmp(e->d_name, ".") != 0 && std::strcmp(e->d_name, "..") != 0) out.emplace_back(e->d_name);
+  ::closedir(d);
+  std::sort(out.begin(), out.end());
+  return out;
+}
 
 // A test that cannot run here says why; the program then exits with 77 unless something failed.
 inline bool& skipped() {

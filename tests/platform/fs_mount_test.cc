@@ -19,32 +19,6 @@
 namespace somfs::fs::test {
 namespace {
 
-std::string slurp(const std::string& path) {
-  Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  std::string out(1 << 20, '\0');
-  std::size_t got = 0;
-  if (!fd || read_all(fd.get(), out.data(), out.size(), &got) != 0) return "?";
-  out.resize(got);
-  return out;
-}
-
-void spill(const std::string& path, const std::string& text, int flags = O_CREAT | O_TRUNC) {
-  Fd fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC | flags, 0644));
-  ASSERT_TRUE(fd) << path << ": " << std::strerror(errno);
-  ASSERT_EQ(write_all(fd.get(), text), 0) << std::strerror(errno);
-}
-
-std::vector<std::string> names_in(const std::string& path) {
-  std::vector<std::string> out;
-  DIR* d = ::opendir(path.c_str());
-  if (d == nullptr) return {"?"};
-  while (dirent* e = ::readdir(d))
-    if (std::strcmp(e->d_name, ".") != 0 && std::strcmp(e->d_name, "..") != 0) out.emplace_back(e->d_name);
-  ::closedir(d);
-  std::sort(out.begin(), out.end());
-  return out;
-}
-
 // A store whose own link comes to be between the question who the object is and the question how many links are the store's.
 class LinkingMeanwhile : public PreImages {
  public:
@@ -436,6 +410,16 @@ TEST(Mount, FlagsOfFiles) {
   EXPECT_EQ(slurp(s.path + "/f"), "xy");
   flags &= ~FS_APPEND_FL;
   ASSERT_EQ(::ioctl(fd.get(), FS_IOC_SETFLAGS, &flags), 0);
+  // The change time moves with the flags, for those who looked before as well.
+  struct stat before, beneath, above;
+  ASSERT_EQ(::fstat(fd.get(), &before), 0);
+  do {
+    flags ^= FS_NODUMP_FL;
+    ASSERT_EQ(::ioctl(fd.get(), FS_IOC_SETFLAGS, &flags), 0);
+    ASSERT_EQ(::fstatat(m.backing->fd(), "f", &beneath, 0), 0);
+  } while (beneath.st_ctim.tv_sec == before.st_ctim.tv_sec && beneath.st_ctim.tv_nsec == before.st_ctim.tv_nsec);
+  ASSERT_EQ(::fstat(fd.get(), &above), 0);
+  EXPECT_EQ(above.st_ctim.tv_nsec, beneath.st_ctim.tv_nsec);
 }
 
 TEST(Mount, DefaultAclIsInherited) {

@@ -35,6 +35,11 @@ for o in nosuid nodev noexec noatime; do
 done
 check "verb" somfs-ctl status "$d" --json
 pid=$(field volumes.0.pid <"$scratch/out")
+check "remounts read-only" mount --fstab "$scratch/fstab" -o remount,ro "$d"
+same "and is" "$(touch "$d/no" 2>&1 | grep -c 'Read-only')" 1
+same "nosuid holds" "$(awk -v d="$d" '$5 == d {print $6}' /proc/self/mountinfo | tr , '\n' | grep -cx nosuid)" 1
+check "remounts read-write" mount -o remount,rw "$d"
+check "and is" touch "$d/yes"
 check "unmounts" umount "$d"
 check "the process ends" wait_gone "$pid"
 
@@ -44,5 +49,7 @@ same "an unknown option is refused" "$(( $? != 0 ))" 1
 same "by name" "$(grep -c nonsense "$scratch/err")" 1
 mount -t fuse.somfs "$scratch/none" "$at" >"$scratch/out" 2>"$scratch/err"
 same "a missing directory is refused" "$(( $? != 0 ))" 1
+mount -t fuse.somfs -o remount,ro "$d" "$at" >"$scratch/out" 2>"$scratch/err"
+same "a remount of nothing is refused" "$(( $? != 0 ))" 1
 same "nothing is mounted" "$(type_of "$d")$(type_of "$at")" ""
 passed
