@@ -31,7 +31,9 @@ Interrupt::Interrupt(std::function<void()> stop) : end_(::eventfd(0, EFD_CLOEXEC
     pollfd p[2] = {{signals.get(), POLLIN, 0}, {end, POLLIN, 0}};
     while (::poll(p, 2, -1) < 0 && errno == EINTR) {
     }
-    if (p[0].revents != 0) stop();
+    // Taken, so that it does not end the program once signals are let through again.
+    signalfd_siginfo taken;
+    if (p[0].revents != 0 && ::read(signals.get(), &taken, sizeof taken) > 0) stop();
   });
 }
 

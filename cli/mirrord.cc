@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The backup site. With --stdio it serves one peer on standard input and output: what ssh:// spawns.
+// The backup site. --stdio serves one peer on standard input and output: what ssh:// spawns. --listen serves paired sources on the network.
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -8,23 +9,88 @@
 
 #include <CLI/CLI.hpp>
 
+#include "cli/interrupt.h"
+#include "cli/mirror_daemon.h"
+#include "cli/terminal.h"
 #include "cli/version.h"
 #include "common/fd.h"
 #include "common/log.h"
 #include "common/printable.h"
+#include "replicator/keys.h"
 #include "replicator/mirror.h"
 #include "replicator/wire.h"
 
-int main(int argc, char** argv) {
-  using namespace somfs;
+namespace somfs::cli {
+namespace {
+
+struct Arguments {
+  std::string store, listen, invite, valid = "1h", comment, allow, volume, log_file;
+  bool stdio = false, create = false, show_key = false;
+};
+
+Status serve_stdio(const Arguments& a) {
+  // Nothing else may write into the conversation: standard output becomes standard error for everybody but the transport.
+  int out = ::fcntl(1, F_DUPFD_CLOEXEC, 3), in = ::fcntl(0, F_DUPFD_CLOEXEC, 3);
+  int null = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+  if (out < 0 || in < 0 || null < 0 || ::dup2(2, 1) < 0 || ::dup2(null, 0) < 0) return fail_errno("cannot set up standard input and output");
+  auto transport = replicator::make_stream(in, out);
+  auto mode = a.create ? replicator::Mirror::Mode::create : replicator::Mirror::Mode::existing;
+  Status served = replicator::serve(*transport, [&](const replicator::Hello&) { return replicator::Mirror::open(a.store, mode); });
+  transport->close();
+  return served;
+}
+
+Status listen(const Arguments& a) {
+  SOMFS_TRY_ASSIGN(const replicator::Address address, replicator::Address::parse(a.listen));
+  log::open(a.log_file, log::Level::info);
+  SOMFS_TRY_ASSIGN(auto daemon, MirrorDaemon::listen(a.store, address, {}));
+  Interrupt interrupt([&] { daemon->stop(); });
+  std::cout << "listening on port " << daemon->port() << std::endl;
+  return daemon->run();
+}
+
+Status invite(const Arguments& a) {
+  SOMFS_TRY_ASSIGN(const double valid_s, parse_seconds(a.valid));
+  if (!replicator::volume_name_ok(a.invite))
+    return fail(Exit::usage, "not a name for a volume", printable(a.invite), "1 to 64 of A-Z a-z 0-9 . _ -, the first a letter, a digit or _");
+  SOMFS_TRY_ASSIGN(MirrorKeys keys, MirrorKeys::open(a.store));
+  SOMFS_TRY_ASSIGN(const std::string code, keys.invite({{a.invite, replicator::kSourceRights}}, a.comment, static_cast<std::int64_t>(valid_s)));
+  std::cout << code << std::endl;
+  return {};
+}
+
+Status allow(const Arguments& a) {
+  SOMFS_TRY_ASSIGN(const replicator::PublicKey key, replicator::parse_public(a.allow));
+  if (!replicator::volume_name_ok(a.volume)) return fail(Exit::usage, "--allow needs --volume NAME, of 1 to 64 of A-Z a-z 0-9 . _ -");
+  SOMFS_TRY_ASSIGN(MirrorKeys keys, MirrorKeys::open(a.store));
+  return keys.allow({key, {{a.volume, replicator::kSourceRights}}, a.comment});
+}
+
+Status show_key(const Arguments& a) {
+  SOMFS_TRY_ASSIGN(const MirrorKeys keys, MirrorKeys::open(a.store));
+  SOMFS_TRY_ASSIGN(const replicator::PublicKey key, keys.shared());
+  std::cout << replicator::public_text(key) << "\nfingerprint " << replicator::fingerprint(key) << std::endl;
+  return {};
+}
+
+int main_of(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
   CLI::App app("The mirror's side of somfs.", "somfs-mirrord");
-  bool stdio = false, create = false;
-  std::string store;
-  app.add_flag("--stdio", stdio, "Serve one peer on standard input and output");
-  app.add_option("--store", store, "The mirror directory");
-  app.add_flag("--create", create, "Make the mirror when there is none");
-  app.set_version_flag("--version", std::string("somfs-mirrord ") + cli::kVersion);
+  Arguments a;
+  app.add_option("--store", a.store, "With --stdio the mirror directory; else the directory of the daemon's mirrors and keys");
+  CLI::Option* what[] = {
+      app.add_option("--listen", a.listen, "Serve paired sources there: ADDR:PORT"),
+      app.add_flag("--stdio", a.stdio, "Serve one peer on standard input and output"),
+      app.add_option("--invite", a.invite, "Print a code with which one source may pair for this volume, once"),
+      app.add_option("--allow", a.allow, "Let the source with this public key mirror into --volume"),
+      app.add_flag("--key", a.show_key, "Print this mirror's public key"),
+  };
+  app.add_option("--volume", a.volume, "For --allow: the volume's name");
+  app.add_option("--valid", a.valid, "For --invite: how long the code can be used")->capture_default_str();
+  app.add_option("--comment", a.comment, "For --invite and --allow: who this is, for the list of peers");
+  app.add_flag("--create", a.create, "For --stdio: make the mirror when there is none");
+  app.add_option("--log", a.log_file, "For --listen: log to this file instead of standard error");
+  app.set_version_flag("--version", std::string("somfs-mirrord ") + kVersion);
   auto complain = [](const Error& e) {
     std::cerr << "somfs-mirrord: " << e.line() << std::endl;
     return static_cast<int>(e.exit);
@@ -36,17 +102,19 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     return complain({Exit::usage, 0, e.what(), {}, {}, "see somfs-mirrord --help"});
   }
-  if (!stdio || store.empty())
-    return complain({Exit::usage, 0, "--stdio and --store DIR are needed", {}, "this version serves one peer on standard input and output", "see somfs-mirrord(8)"});
-  // Nothing else may write into the conversation: standard output becomes standard error for everybody but the transport.
-  int out = ::fcntl(1, F_DUPFD_CLOEXEC, 3), in = ::fcntl(0, F_DUPFD_CLOEXEC, 3);
-  int null = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
-  if (out < 0 || in < 0 || null < 0 || ::dup2(2, 1) < 0 || ::dup2(null, 0) < 0)
-    return complain({Exit::temporary, errno, "cannot set up standard input and output", {}, {}, {}});
-  auto transport = replicator::make_stream(in, out);
-  auto mode = create ? replicator::Mirror::Mode::create : replicator::Mirror::Mode::existing;
-  Status served = replicator::serve(*transport, [&] { return replicator::Mirror::open(store, mode); });
-  transport->close();
-  if (!served) return complain(served.error());
-  return 0;
+  int chosen = 0;
+  for (CLI::Option* o : what) chosen += o->count() != 0;
+  if (chosen != 1 || a.store.empty())
+    return complain({Exit::usage, 0, "--store DIR and one of --listen, --stdio, --invite, --allow and --key are needed", {}, {}, "see somfs-mirrord --help"});
+  Status done = a.stdio            ? serve_stdio(a)
+                : !a.listen.empty() ? listen(a)
+                : !a.invite.empty() ? invite(a)
+                : !a.allow.empty()  ? allow(a)
+                                    : show_key(a);
+  return done ? 0 : complain(done.error());
 }
+
+}  // namespace
+}  // namespace somfs::cli
+
+int main(int argc, char** argv) { return somfs::cli::main_of(argc, argv); }

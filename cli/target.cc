@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <spawn.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -20,8 +21,10 @@
 #include <boost/filesystem.hpp>
 
 #include "cli/control.h"
+#include "cli/peers.h"
 #include "common/fd.h"
 #include "common/printable.h"
+#include "replicator/allow_list.h"
 #include "replicator/mirror.h"
 
 extern char** environ;
@@ -104,9 +107,20 @@ Result<Target> parse_target(const std::string& text) {
     t.text = "ssh://" + t.host + t.path;
     return t;
   }
+  if (text.starts_with("somfs://")) {
+    t.kind = Target::Kind::network;
+    const std::size_t slash = text.find('/', 8);
+    SOMFS_TRY_ASSIGN(t.address, replicator::Address::parse(text.substr(8, slash == std::string::npos ? slash : slash - 8)));
+    t.volume = slash == std::string::npos ? "" : text.substr(slash + 1);
+    if (t.address.host.empty() || t.address.port == 0 || !replicator::volume_name_ok(t.volume))
+      return fail(Exit::usage, "not a target", printable(text), "somfs:// needs a host, a port and a volume's name of A-Z a-z 0-9 . _ -",
+                  "write somfs://HOST:PORT/VOLUME");
+    t.text = "somfs://" + t.address.text() + "/" + t.volume;
+    return t;
+  }
   std::size_t scheme = text.find("://");
   if (scheme != std::string::npos || text.starts_with("vd:"))
-    return fail(Exit::usage, "cannot use target", printable(text), "this version serves /path, dir:/path and ssh://[USER@]HOST/path");
+    return fail(Exit::usage, "cannot use target", printable(text), "this version serves /path, dir:/path, ssh://[USER@]HOST/path and somfs://HOST:PORT/VOLUME");
   t.path = absolute(text.starts_with("dir:") ? text.substr(4) : text);
   if (t.path == "/") return fail(Exit::usage, "not a target", "/", "a mirror needs a directory of its own");
   t.text = t.path;
@@ -142,7 +156,29 @@ Status refuse_overlap(const Target& target, const std::string& dir, const std::s
 
 Result<std::unique_ptr<replicator::Transport>> MirrorLink::connect() {
   (void)finish();
-  return target_.kind == Target::Kind::directory ? connect_in_process() : connect_over_ssh();
+  switch (target_.kind) {
+    case Target::Kind::directory: return connect_in_process();
+    case Target::Kind::ssh: return connect_over_ssh();
+    case Target::Kind::network: break;
+  }
+  return connect_over_network();
+}
+
+MirrorLink::MirrorLink(Target target, Missing missing, std::uint64_t bwlimit)
+    : target_(std::move(target)), missing_(missing), bwlimit_(bwlimit), interrupted_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+
+Result<std::unique_ptr<replicator::Transport>> MirrorLink::connect_over_network() {
+  constexpr double kSeconds = 20;
+  SOMFS_TRY_ASSIGN(const replicator::PublicKey mirror, key_of_mirror(target_.address));
+  SOMFS_TRY_ASSIGN(replicator::Secret own, own_key());
+  const auto patience = replicator::Patience::for_seconds(kSeconds, interrupted_.get());
+  SOMFS_TRY_ASSIGN(Fd socket, replicator::connect_to(target_.address, patience));
+  SOMFS_TRY_ASSIGN(auto channel, replicator::link_channel(socket.get(), std::move(own), mirror, patience));
+  {
+    Lock lock(mutex_);
+    socket_ = Fd(::fcntl(socket.get(), F_DUPFD_CLOEXEC, 3));
+  }
+  return replicator::make_sealed_stream(socket.release(), std::move(channel), bwlimit_);
 }
 
 Result<std::unique_ptr<replicator::Transport>> MirrorLink::connect_in_process() {
@@ -160,7 +196,7 @@ Result<std::unique_ptr<replicator::Transport>> MirrorLink::connect_in_process() 
       return;
     }
     auto mode = missing_ == Missing::make ? replicator::Mirror::Mode::create : replicator::Mirror::Mode::existing;
-    served_ = replicator::serve(*far, [&] { return replicator::Mirror::open(target_.path, mode); });
+    served_ = replicator::serve(*far, [&](const replicator::Hello&) { return replicator::Mirror::open(target_.path, mode); });
     far->close();
   });
   if (bwlimit_ != 0) return std::make_unique<Paced>(std::move(ends.first), bwlimit_);
@@ -215,6 +251,7 @@ Status MirrorLink::finish() {
   int pid = -1;
   {
     Lock lock(mutex_);
+    socket_.reset();
     pid = ssh_pid_;
   }
   if (pid < 0) return {};
@@ -233,6 +270,9 @@ void MirrorLink::interrupt() {
   Lock lock(mutex_);
   if (far_) far_->close();
   if (ssh_pid_ > 0) ::kill(ssh_pid_, SIGTERM);
+  if (socket_) ::shutdown(socket_.get(), SHUT_RDWR);
+  const std::uint64_t one = 1;
+  [[maybe_unused]] ssize_t n = ::write(interrupted_.get(), &one, sizeof one);
 }
 
 Error MirrorLink::telling(Error here, const Status& there) {

@@ -117,6 +117,7 @@ Result<Exit> migrate(const Options& o, Terminal& t) {
   char host[256] = {};
   ::gethostname(host, sizeof host - 1);
   options.host = host;
+  options.volume_name = target.volume;
   Result<replicator::MigrateReport> report = replicator::MigrateReport{};
   {
     progress.totals = !t.quiet && !t.json && ::isatty(STDERR_FILENO) != 0;

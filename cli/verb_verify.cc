@@ -48,6 +48,7 @@ class Comparison {
       replicator::MigrateOptions how;
       how.repair = outcome.report.damaged;
       how.confirmed = true;
+      how.volume_name = target_.volume;
       if (all) how.want = replicator::MigrateOptions::Want::full;
       auto sent = replicator::migrate(source, [this] { return link_.connect(); }, how, progress_);
       Status ended = link_.finish();
@@ -71,7 +72,7 @@ class Comparison {
       return (std::string(progress_.phase.load()) + "  " + std::to_string(progress_.files.load()) + " files  " + human_bytes(progress_.bytes)).substr(0, columns);
     });
     SOMFS_TRY_ASSIGN(auto transport, link_.connect());
-    auto report = replicator::verify(source, *transport, {.deep = options_.deep}, progress_);
+    auto report = replicator::verify(source, *transport, {.volume_name = target_.volume, .deep = options_.deep}, progress_);
     transport.reset();
     Status ended = link_.finish();
     if (!report && progress_.cancelled) return fail(Exit::interrupted, "interrupted");

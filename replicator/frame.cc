@@ -25,15 +25,31 @@ auto broken(const char* why) { return fail(Exit::link_down, "the stream from the
 
 }  // namespace
 
+Packed pack(std::string_view body) {
+  Packed p;
+  if (body.size() < kSmall) return p;
+  snappy::Compress(body.data(), body.size(), &p.bytes);
+  p.compressed = p.bytes.size() <= body.size() - body.size() / 16;
+  return p;
+}
+
+Result<std::string> unpack(std::string payload, bool compressed, std::size_t raw) {
+  if (!compressed) return payload;
+  std::size_t length = 0;
+  std::string body;
+  if (!snappy::GetUncompressedLength(payload.data(), payload.size(), &length) || length != raw ||
+      !snappy::Uncompress(payload.data(), payload.size(), &body))
+    return broken("a compressed frame cannot be unpacked");
+  return body;
+}
+
+bool known_type(std::uint8_t type) { return type != 0 && type <= static_cast<std::uint8_t>(MessageType::progress); }
+
 std::string encode_frame(const Message& message) {
-  std::string packed;
   const std::string& body = message.body;
-  if (body.size() >= kSmall) {
-    snappy::Compress(body.data(), body.size(), &packed);
-    if (packed.size() > body.size() - body.size() / 16) packed.clear();
-  }
-  const bool compressed = !packed.empty();
-  const std::string& payload = compressed ? packed : body;
+  const Packed packed = pack(body);
+  const bool compressed = packed.compressed;
+  const std::string& payload = compressed ? packed.bytes : body;
   std::string out;
   out.reserve(kFrameHeader + payload.size());
   ByteWriter w(out);
@@ -59,7 +75,7 @@ Result<FrameHeader> decode_frame_header(std::string_view bytes) {
   h.wire = r.u32();
   h.crc = r.u32();
   if (!r.ok()) return broken("a frame is cut off");
-  if (type == 0 || type > static_cast<std::uint8_t>(MessageType::progress)) return broken("an unknown message type");
+  if (!known_type(type)) return broken("an unknown message type");
   if (codec > 1 || zero != 0) return broken("an unknown codec");
   if (h.raw > kMaxBody) return broken("a frame is larger than the protocol allows");
   if (codec == 0 ? h.wire != h.raw : h.wire >= h.raw) return broken("the lengths of a frame contradict each other");
@@ -71,14 +87,7 @@ Result<FrameHeader> decode_frame_header(std::string_view bytes) {
 Result<Message> decode_frame_body(std::string_view header_bytes, const FrameHeader& header, std::string payload) {
   if (crc32c(payload, crc32c(header_bytes.substr(0, 16))) != header.crc) return broken("a frame's checksum is wrong");
   Message m{header.type, {}};
-  if (!header.compressed) {
-    m.body = std::move(payload);
-    return m;
-  }
-  std::size_t length = 0;
-  if (!snappy::GetUncompressedLength(payload.data(), payload.size(), &length) || length != header.raw ||
-      !snappy::Uncompress(payload.data(), payload.size(), &m.body))
-    return broken("a compressed frame cannot be unpacked");
+  SOMFS_TRY_ASSIGN(m.body, unpack(std::move(payload), header.compressed, header.raw));
   return m;
 }
 

@@ -34,6 +34,16 @@ std::string encode_frame(const Message& message);   // body at most kMaxBody
 Result<FrameHeader> decode_frame_header(std::string_view bytes);
 Result<Message> decode_frame_body(std::string_view header_bytes, const FrameHeader& header, std::string payload);
 
+// What both kinds of frames do with a body.
+struct Packed {
+  bool compressed = false;
+  std::string bytes;             // when compressed
+};
+Packed pack(std::string_view body);
+// Exactly `raw` bytes come out, or an error.
+Result<std::string> unpack(std::string payload, bool compressed, std::size_t raw);
+bool known_type(std::uint8_t type);
+
 // Lets `rate` bytes pass per second, with a burst of a twentieth of a second. The caller brings the time.
 class TokenBucket {
  public:

@@ -81,9 +81,11 @@ class Mirror {
   std::unique_ptr<Impl> impl_;
 };
 
+// Called after a well-formed hello: the mirror it is for.
+using OpenMirror = std::function<Result<std::unique_ptr<Mirror>>(const Hello& hello)>;
 // The mirror's side of a conversation, until bye or a broken link. What the peer sends is checked before it is believed.
-// `open` is called after a well-formed hello; one that does not come within `hello_within` ends the conversation.
-Status serve(Transport& transport, const std::function<Result<std::unique_ptr<Mirror>>()>& open,
+// A hello that does not come within `hello_within` ends the conversation.
+Status serve(Transport& transport, const OpenMirror& open,
              std::chrono::milliseconds hello_within = std::chrono::seconds(60));
 
 }  // namespace somfs::replicator

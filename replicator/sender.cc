@@ -14,13 +14,14 @@ namespace {
 
 constexpr int kAttempts = 16;   // each leaves out one more object that could not be read to its end
 
-Hello hello_of(const Source& source, const char* wants, const std::string& host) {
+Hello hello_of(const Source& source, const char* wants, const MigrateOptions& options) {
   Hello h;
   h.volume = source.volume;
   h.generation = source.generation;
   h.ancestors = source.ancestors;
   h.wants = wants;
-  h.host = host;
+  h.host = options.host;
+  h.volume_name = options.volume_name;
   return h;
 }
 
@@ -104,7 +105,7 @@ Status resolve(Source& source, const Welcome& welcome) {
 Result<MigrateReport> migrate_tree(Tree& tree, const Source& asked, Transport& transport, const MigrateOptions& options, Progress& progress,
                                    Distrust distrust) {
   Link link(transport, progress);
-  SOMFS_TRY_ASSIGN(Welcome welcome, link.greet(hello_of(asked, "migrate", options.host)));
+  SOMFS_TRY_ASSIGN(Welcome welcome, link.greet(hello_of(asked, "migrate", options)));
   Source source = asked;
   SOMFS_TRY(resolve(source, welcome));
   MigrateReport report;

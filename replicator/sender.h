@@ -45,6 +45,7 @@ struct MigrateOptions {
   bool confirmed = false;                             // the brake was released by a person
   double brake_share = 0.5;
   std::string host;
+  std::string volume_name;                            // at a daemon: which of its mirrors
   std::vector<ObjectId> repair;                       // compare with the catalog, and send these whole whatever it says
 };
 
@@ -93,6 +94,7 @@ struct VerifyReport {
   std::vector<ObjectId> damaged;                      // objects that a repair has to send whole again
 };
 struct VerifyOptions {
+  std::string volume_name;                            // as in MigrateOptions
   bool deep = false;                                  // the mirror drops what it has in memory of a file before it reads it
 };
 Result<VerifyReport> verify(const Source& source, Transport& mirror, const VerifyOptions& options, Progress& progress);

@@ -20,7 +20,7 @@ tl::unexpected<Error> out_of_order(const char* what) {
 
 class Conversation {
  public:
-  Conversation(Transport& transport, const std::function<Result<std::unique_ptr<Mirror>>()>& open)
+  Conversation(Transport& transport, const OpenMirror& open)
       : transport_(transport), open_(open) {}
 
   // Whether it is over.
@@ -42,7 +42,7 @@ class Conversation {
   static Result<ObjectId> object_in(const std::string& body);
 
   Transport& transport_;
-  const std::function<Result<std::unique_ptr<Mirror>>()>& open_;
+  const OpenMirror& open_;
   std::unique_ptr<Mirror> mirror_;
   bool begun_ = false;
   std::uint64_t received_ = 0, told_ = 0;
@@ -62,7 +62,7 @@ Status Conversation::hello(const std::string& body) {
   if (h.protocol != kProtocol)
     return fail(Exit::peer_version, "the source speaks protocol " + std::to_string(h.protocol), {},
                 "this mirror speaks " + std::to_string(kProtocol), "install the same version of somfs on both sides");
-  SOMFS_TRY_ASSIGN(mirror_, open_());
+  SOMFS_TRY_ASSIGN(mirror_, open_(h));
   SOMFS_TRY(mirror_->greet(h));
   return send(MessageType::welcome, encode(mirror_->welcome()));
 }
@@ -203,7 +203,7 @@ class FirstMessage {
 
 }  // namespace
 
-Status serve(Transport& transport, const std::function<Result<std::unique_ptr<Mirror>>()>& open, std::chrono::milliseconds hello_within) {
+Status serve(Transport& transport, const OpenMirror& open, std::chrono::milliseconds hello_within) {
   Conversation talk(transport, open);
   FirstMessage first(transport, hello_within);
   for (;;) {

@@ -17,7 +17,9 @@
 #include "common/clock.h"
 #include "common/fd.h"
 #include "common/sync.h"
+#include "replicator/channel.h"
 #include "replicator/frame.h"
+#include "replicator/framing.h"
 
 namespace somfs::replicator {
 namespace {
@@ -27,8 +29,8 @@ constexpr std::chrono::seconds kLinger{5};   // how long the end waits for what 
 
 class Stream final : public Transport {
  public:
-  Stream(int in_fd, int out_fd, std::uint64_t bwlimit)
-      : in_(in_fd), out_(out_fd == in_fd ? -1 : out_fd), out_fd_(out_fd), wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  Stream(int in_fd, int out_fd, std::unique_ptr<Framing> framing, std::uint64_t bwlimit)
+      : framing_(std::move(framing)), in_(in_fd), out_(out_fd == in_fd ? -1 : out_fd), out_fd_(out_fd), wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
     if (bwlimit != 0) bucket_.emplace(bwlimit);
     int type = 0;
     socklen_t n = sizeof type;
@@ -86,15 +88,15 @@ class Stream final : public Transport {
   static tl::unexpected<Error> closed_error() { return fail(Exit::link_down, "cannot talk to the other side", {}, "the link was closed"); }
 
   Result<Message> receive_frame() {
-    std::string head(kFrameHeader, '\0');
+    std::string head(framing_->header_size(), '\0');
     SOMFS_TRY_ASSIGN(std::size_t got, read_some(head.data(), head.size()));
     if (got == 0) return fail(Exit::link_down, "cannot receive", {}, "the other side went away");
     if (got < head.size()) return fail(Exit::link_down, "cannot receive", {}, "the stream ends within a frame");
-    SOMFS_TRY_ASSIGN(FrameHeader header, decode_frame_header(head));
-    std::string payload(header.wire, '\0');
+    SOMFS_TRY_ASSIGN(std::size_t size, framing_->body_size(head));
+    std::string payload(size, '\0');
     SOMFS_TRY_ASSIGN(got, read_some(payload.data(), payload.size()));
     if (got < payload.size()) return fail(Exit::link_down, "cannot receive", {}, "the stream ends within a frame");
-    return decode_frame_body(head, header, std::move(payload));
+    return framing_->decode(head, std::move(payload));
   }
 
   // Fewer than `n` only at the end of the stream.
@@ -117,6 +119,15 @@ class Stream final : public Transport {
 
   static tl::unexpected<Error> link_error(const char* what, int sys) { return pass_on(Error{Exit::link_down, sys, what, {}, {}, {}}); }
 
+  void give_up(const Error& error) REQUIRES(mutex_) {
+    write_error_ = error;
+    raw_.clear();
+    raw_bytes_ = 0;
+    frames_.clear();
+    frame_bytes_ = 0;
+    change_.notify_all();
+  }
+
   void run_codec() {
     while (true) {
       Message m;
@@ -129,8 +140,13 @@ class Stream final : public Transport {
         raw_bytes_ -= m.body.size();
         change_.notify_all();
       }
-      std::string frame = encode_frame(m);
+      auto encoded = framing_->encode(m);
       Lock l(mutex_);
+      if (!encoded) {
+        give_up(encoded.error());
+        break;
+      }
+      std::string frame = std::move(*encoded);
       while (!closed_ && !write_error_ && !frames_.empty() && frame_bytes_ + frame.size() > kQueued) change_.wait(mutex_);
       frame_bytes_ += frame.size();
       frames_.push_back(std::move(frame));
@@ -160,12 +176,7 @@ class Stream final : public Transport {
       }
       if (auto s = write_frame(frame); !s) {
         Lock l(mutex_);
-        write_error_ = s.error();
-        raw_.clear();
-        raw_bytes_ = 0;
-        frames_.clear();
-        frame_bytes_ = 0;
-        change_.notify_all();
+        give_up(s.error());
       }
     }
     Lock l(mutex_);
@@ -209,6 +220,7 @@ class Stream final : public Transport {
     return {};
   }
 
+  const std::unique_ptr<Framing> framing_;
   Fd in_, out_;
   const int out_fd_;
   Fd wake_;
@@ -232,7 +244,11 @@ class Stream final : public Transport {
 }  // namespace
 
 std::unique_ptr<Transport> make_stream(int in_fd, int out_fd, std::uint64_t bwlimit) {
-  return std::make_unique<Stream>(in_fd, out_fd, bwlimit);
+  return std::make_unique<Stream>(in_fd, out_fd, plain_framing(), bwlimit);
+}
+
+std::unique_ptr<Transport> make_sealed_stream(int socket, std::unique_ptr<Channel> channel, std::uint64_t bwlimit) {
+  return std::make_unique<Stream>(socket, socket, sealed_framing(std::move(channel)), bwlimit);
 }
 
 }  // namespace somfs::replicator

@@ -65,6 +65,9 @@ std::pair<std::unique_ptr<Transport>, std::unique_ptr<Transport>> make_pair_in_p
 // `bwlimit`: bytes per second, 0 none. What was sent still leaves at the end (for five seconds at most), unless close() was called.
 // The codec thread compresses while the previous frame is written.
 std::unique_ptr<Transport> make_stream(int in_fd, int out_fd, std::uint64_t bwlimit = 0);
+// The same over a socket whose handshake is over: every frame is sealed (docs/formats/channel.md).
+struct Channel;
+std::unique_ptr<Transport> make_sealed_stream(int socket, std::unique_ptr<Channel> channel, std::uint64_t bwlimit = 0);
 
 // ---- bodies -------------------------------------------------------------------------------------------------------
 struct Hello {
@@ -74,6 +77,7 @@ struct Hello {
   std::vector<Uuid> ancestors;     // at most 64
   std::string wants;               // "migrate", "verify", "repair"
   std::string host;                // for messages and for the mirror's state; printable
+  std::string volume_name;         // to a daemon: which of its mirrors; else empty
 };
 struct Welcome {
   std::uint32_t protocol = kProtocol;

@@ -59,6 +59,7 @@ std::string encode(const Hello& h) {
   for (const Uuid& a : h.ancestors) put_uuid(w, a);
   w.text(h.wants);
   w.text(h.host);
+  w.text(h.volume_name);
   return s;
 }
 
@@ -74,6 +75,7 @@ bool decode(std::string_view bytes, Hello* h) {
   for (std::size_t i = 0; i < n && r.ok(); ++i) h->ancestors.push_back(get_uuid(r));
   h->wants = get_text(r, kMaxText);
   h->host = get_text(r, kMaxText);
+  h->volume_name = get_text(r, kMaxText);
   return r.at_end();
 }
 

@@ -60,7 +60,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   });
   Script talk(std::move(in));
   bool opened = false;
-  (void)serve(talk, [&] {
+  (void)serve(talk, [&](const Hello&) {
     opened = true;
     return mirror.open();
   });

@@ -71,7 +71,7 @@ class HostileSource : public ::testing::Test {
     if (greet) messages.push_front({MessageType::hello, encode(hello())});
     messages.push_back({MessageType::bye, {}});
     Script talk(std::move(messages));
-    return serve(talk, [&] { return open(); });
+    return serve(talk, [&](const Hello&) { return open(); });
   }
   std::string records(const std::function<void(RecordWriter&)>& fill) const {
     std::string out;
@@ -334,7 +334,7 @@ TEST_F(HostileSource, WhoSaysNothingIsHungUpOn) {
   // A beginning of a frame is no hello.
   ASSERT_EQ(write_all(silent.get(), encode_frame({MessageType::hello, encode(hello())}).substr(0, 30)), 0);
   auto transport = make_stream(ends[0], ends[0]);
-  Status s = serve(*transport, [&] { return open(); }, std::chrono::milliseconds(20));
+  Status s = serve(*transport, [&](const Hello&) { return open(); }, std::chrono::milliseconds(20));
   ASSERT_FALSE(s);
   EXPECT_EQ(s.error().exit, Exit::link_down);
   unchanged();

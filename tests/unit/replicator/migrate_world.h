@@ -140,7 +140,7 @@ class World {
   }
   std::jthread server(std::unique_ptr<Transport> transport) const {
     return std::jthread([this, t = std::shared_ptr<Transport>(std::move(transport))] {
-      (void)serve(*t, [&] { return Mirror::open(mirror(), Mirror::Mode::create); });
+      (void)serve(*t, [&](const Hello&) { return Mirror::open(mirror(), Mirror::Mode::create); });
       t->close();
     });
   }

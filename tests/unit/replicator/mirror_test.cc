@@ -510,7 +510,7 @@ struct Script : Transport {
 TEST_F(MirrorTest, ServeSpeaksTheProtocol) {
   Scratch dir;
   State s = small();
-  auto opener = [&] { return Mirror::open(dir.path, Mirror::Mode::create); };
+  auto opener = [&](const Hello&) { return Mirror::open(dir.path, Mirror::Mode::create); };
   std::string root_id;
   ByteWriter(root_id).id(s.root);
   Script talk;
@@ -560,7 +560,7 @@ TEST_F(MirrorTest, ADirectoryOfManyNamesIsListedInParts) {
   ByteWriter(none).id({});
   talk.in = {{MessageType::hello, encode(hello())}, {MessageType::begin, encode(begin(0, 1))},
              {MessageType::records, plan(empty(), s)}, {MessageType::commit, {}}, {MessageType::list, none}, {MessageType::bye, {}}};
-  ASSERT_TRUE(serve(talk, [&] { return Mirror::open(dir.path, Mirror::Mode::create); }));
+  ASSERT_TRUE(serve(talk, [&](const Hello&) { return Mirror::open(dir.path, Mirror::Mode::create); }));
   ASSERT_EQ(talk.out.size(), 4u);
   std::vector<ListRow> rows;
   ObjectId of;

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// The mirror daemon: many mirrors under one directory, served to paired sources over the network.
+//
+//   STORE/VOLUME/            a mirror, as a local one
+//   STORE/.somfs-mirrord/    key, peers (allow-list), codes (invitations): docs/formats/channel.md
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "common/fd.h"
+#include "common/result.h"
+#include "common/sync.h"
+#include "replicator/allow_list.h"
+#include "replicator/dial.h"
+
+namespace somfs::cli {
+
+// Keys, peers and codes of a daemon. Changes take effect for the next connection of a running one. Thread-safe, and safe against other
+// processes at the same directory.
+class MirrorKeys {
+ public:
+  // Makes store and key where there are none.
+  static Result<MirrorKeys> open(const std::string& store);
+  Result<replicator::Secret> own() const;
+  Result<replicator::PublicKey> shared() const;
+  Result<replicator::AllowList> peers() const;
+  Status allow(const replicator::Peer& peer) const;
+  Result<std::string> invite(replicator::Grants grants, const std::string& comment, std::int64_t valid_s) const;   // the code's text
+  Status redeem(const replicator::PublicKey& source, std::string_view token) const;
+
+ private:
+  class Locked;   // the directory, for one process and one thread at a time
+  explicit MirrorKeys(Fd dir) : dir_(std::move(dir)) {}
+  Fd dir_;
+};
+
+class MirrorDaemon {
+ public:
+  struct Limits {
+    unsigned connections = 256;   // further callers are hung up on
+    unsigned strangers = 32;      // of them, those whose handshake is not over
+    double handshake_s = 10;
+  };
+
+  static Result<std::unique_ptr<MirrorDaemon>> listen(const std::string& store, const replicator::Address& address, const Limits& limits);
+  ~MirrorDaemon();
+  std::uint16_t port() const;
+  // Until stop(), which may come from any thread. Conversations under way are ended.
+  Status run();
+  void stop();
+
+ private:
+  struct Guest;
+  MirrorDaemon(std::string store, MirrorKeys keys, Fd listener, const Limits& limits);
+  void serve(Guest& guest);
+  Status converse(Guest& guest);
+  void let_go(bool all);
+
+  const std::string store_;
+  const Limits limits_;
+  const MirrorKeys keys_;
+  const Fd listener_;
+  const Fd wake_;
+  std::atomic<bool> stopping_{false};
+  std::atomic<unsigned> strangers_{0};
+  Mutex mutex_;
+  std::list<Guest> guests_ GUARDED_BY(mutex_);
+};
+
+}  // namespace somfs::cli

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "replicator/dial.h"
+
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <utility>
+
+#include "common/clock.h"
+#include "common/printable.h"
+
+namespace somfs::replicator {
+namespace {
+
+constexpr int kBacklog = 64;
+constexpr const char* kHungUp = "the other side hung up";
+
+struct Addresses {
+  addrinfo* list = nullptr;
+  ~Addresses() {
+    if (list != nullptr) ::freeaddrinfo(list);
+  }
+};
+
+Status resolve(const Address& address, int flags, Addresses* out) {
+  addrinfo hints = {};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = flags | AI_NUMERICSERV;
+  const int e = ::getaddrinfo(address.host.empty() ? nullptr : address.host.c_str(), std::to_string(address.port).c_str(), &hints, &out->list);
+  if (e != 0) return fail(Exit::link_down, "cannot find the host", printable(address.host), ::gai_strerror(e));
+  return {};
+}
+
+// Whether the socket is ready; an error when the patience is at its end.
+Status wait_for(int socket, short events, const Patience& patience) {
+  for (;;) {
+    const std::int64_t left = patience.until_ns - SystemClock().mono_ns();
+    if (left <= 0) return fail(Exit::link_down, "the other side does not answer", {}, "the time for connecting is over");
+    pollfd p[2] = {{socket, events, 0}, {patience.interrupt, POLLIN, 0}};
+    const int n = ::poll(p, 2, static_cast<int>(std::min<std::int64_t>(left / 1'000'000 + 1, 60'000)));
+    if (n < 0 && errno != EINTR) return fail_errno("cannot wait for the network");
+    if (n > 0 && p[1].revents != 0) return fail(Exit::interrupted, "interrupted");
+    if (n > 0 && p[0].revents != 0) return {};
+  }
+}
+
+Status send_all(int socket, std::string_view bytes, const Patience& patience) {
+  while (!bytes.empty()) {
+    const ssize_t n = ::send(socket, bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n > 0) bytes.remove_prefix(static_cast<std::size_t>(n));
+    else if (n < 0 && errno == EAGAIN) SOMFS_TRY(wait_for(socket, POLLOUT, patience));
+    else if (n < 0 && errno != EINTR) return pass_on(Error{Exit::link_down, errno, "cannot send", {}, {}, {}});
+  }
+  return {};
+}
+
+Status receive_exactly(int socket, char* to, std::size_t size, const Patience& patience) {
+  while (size > 0) {
+    const ssize_t n = ::recv(socket, to, size, MSG_DONTWAIT);
+    if (n == 0) return fail(Exit::link_down, kHungUp);
+    if (n > 0) {
+      to += n;
+      size -= static_cast<std::size_t>(n);
+    } else if (errno == EAGAIN) {
+      SOMFS_TRY(wait_for(socket, POLLIN, patience));
+    } else if (errno != EINTR) {
+      return pass_on(Error{Exit::link_down, errno, "cannot receive", {}, {}, {}});
+    }
+  }
+  return {};
+}
+
+// Byte by byte: what follows the line belongs to somebody else.
+Result<std::string> receive_line(int socket, const Patience& patience) {
+  std::string line;
+  while (line.size() < Banner::kMaxLine) {
+    char c = 0;
+    SOMFS_TRY(receive_exactly(socket, &c, 1, patience));
+    line.push_back(c);
+    if (c == '\n') return line;
+  }
+  return fail(Exit::peer_version, "what answers is no somfs", {}, "its first line is too long");
+}
+
+// A mirror tells whom it does not let in nothing, it hangs up: what that means is said here.
+tl::unexpected<Error> turned_away(const Error& e) {
+  if (e.exit != Exit::link_down || e.what != kHungUp) return pass_on(e);
+  return fail(Exit::not_allowed, "the mirror does not let this host in", {}, "it does not know this host's key, or its own key is another than the one known here",
+              "pair again: somfs-ctl pair TARGET CODE");
+}
+
+Result<std::unique_ptr<Channel>> shake_hands(int socket, Handshake handshake, const Patience& patience) {
+  while (!handshake.done()) {
+    if (handshake.our_turn()) {
+      SOMFS_TRY_ASSIGN(const std::string message, handshake.next_message());
+      SOMFS_TRY(send_all(socket, handshake_frame(message), patience));
+    } else {
+      char two[2];
+      SOMFS_TRY(receive_exactly(socket, two, sizeof two, patience));
+      SOMFS_TRY_ASSIGN(const std::size_t size, handshake_length(std::string_view(two, sizeof two)));
+      std::string message(size, '\0');
+      SOMFS_TRY(receive_exactly(socket, message.data(), size, patience));
+      SOMFS_TRY(handshake.take_message(message));
+    }
+  }
+  return handshake.finish();
+}
+
+template <typename Make>
+Result<std::unique_ptr<Channel>> call(int socket, Banner::Word word, const Make& make, const Patience& patience) {
+  Banner own;
+  own.word = word;
+  const std::string source_line = own.line();
+  SOMFS_TRY(send_all(socket, source_line, patience));
+  SOMFS_TRY_ASSIGN(const std::string mirror_line, receive_line(socket, patience));
+  SOMFS_TRY(Banner::parse(mirror_line, Role::responder));
+  SOMFS_TRY_ASSIGN(Handshake handshake, make(prologue(source_line, mirror_line)));
+  auto channel = shake_hands(socket, std::move(handshake), patience);
+  if (!channel) return turned_away(channel.error());
+  return channel;
+}
+
+}  // namespace
+
+std::string Address::text() const {
+  return (host.find(':') != std::string::npos ? "[" + host + "]" : host) + ":" + std::to_string(port);
+}
+
+Result<Address> Address::parse(const std::string& text) {
+  const std::size_t colon = text.rfind(':');
+  Address a;
+  auto bad = [&](const char* why) { return fail(Exit::usage, "not an address", printable(text), why, "write HOST:PORT"); };
+  if (colon == std::string::npos) return bad("it names no port");
+  a.host = text.substr(0, colon);
+  if (a.host.size() >= 2 && a.host.front() == '[' && a.host.back() == ']') a.host = a.host.substr(1, a.host.size() - 2);
+  else if (a.host.find(':') != std::string::npos) return bad("an IPv6 address stands in brackets");
+  const char* end = text.data() + text.size();
+  const auto [at, e] = std::from_chars(text.data() + colon + 1, end, a.port);
+  if (e != std::errc() || at != end) return bad("its port is not a number from 0 to 65535");
+  if (a.host.find_first_of(" \t\n/@") != std::string::npos) return bad("its host is not a name");
+  return a;
+}
+
+Patience Patience::for_seconds(double seconds, int interrupt) {
+  return {SystemClock().mono_ns() + static_cast<std::int64_t>(seconds * 1e9), interrupt};
+}
+
+Result<Fd> connect_to(const Address& address, const Patience& patience) {
+  Addresses all;
+  SOMFS_TRY(resolve(address, 0, &all));
+  Error last{Exit::link_down, 0, "cannot connect to", printable(address.text()), {}, {}};
+  for (const addrinfo* a = all.list; a != nullptr; a = a->ai_next) {
+    Fd fd(::socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, a->ai_protocol));
+    if (!fd) continue;
+    int e = ::connect(fd.get(), a->ai_addr, a->ai_addrlen) == 0 ? 0 : errno;
+    if (e == EINPROGRESS) {
+      SOMFS_TRY(wait_for(fd.get(), POLLOUT, patience));
+      socklen_t size = sizeof e;
+      ::getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &e, &size);
+    }
+    if (e == 0) {
+      const int on = 1;
+      ::setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+      ::setsockopt(fd.get(), SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+      return fd;
+    }
+    last.sys = e;
+  }
+  last.to_do = "see whether somfs-mirrord runs there";
+  return pass_on(last);
+}
+
+Result<Fd> listen_on(const Address& address) {
+  Addresses all;
+  SOMFS_TRY(resolve(address, AI_PASSIVE, &all));
+  int e = EADDRNOTAVAIL;
+  for (const addrinfo* a = all.list; a != nullptr; a = a->ai_next) {
+    Fd fd(::socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, a->ai_protocol));
+    const int on = 1;
+    if (fd) ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (fd && ::bind(fd.get(), a->ai_addr, a->ai_addrlen) == 0 && ::listen(fd.get(), kBacklog) == 0) return fd;
+    e = errno;
+  }
+  return fail_errno("cannot listen on", printable(address.text()), e);
+}
+
+std::uint16_t bound_port(int socket) {
+  sockaddr_storage there{};
+  socklen_t size = sizeof there;
+  if (::getsockname(socket, reinterpret_cast<sockaddr*>(&there), &size) != 0) return 0;
+  return ntohs(there.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6&>(there).sin6_port : reinterpret_cast<sockaddr_in&>(there).sin_port);
+}
+
+Result<std::unique_ptr<Channel>> link_channel(int socket, Secret own, const PublicKey& mirror, const Patience& patience) {
+  return call(socket, Banner::Word::link, [&](std::string p) { return Handshake::link(std::move(own), mirror, std::move(p)); }, patience);
+}
+
+Result<std::unique_ptr<Channel>> pair_channel(int socket, Secret own, PairingCode code, const Patience& patience) {
+  return call(socket, Banner::Word::pair, [&](std::string p) { return Handshake::pair(std::move(own), std::move(code), std::move(p)); }, patience);
+}
+
+Result<Caller> answer_channel(int socket, const Doorkeeper& doorkeeper, const Patience& patience) {
+  const int on = 1;
+  ::setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  ::setsockopt(socket, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+  SOMFS_TRY_ASSIGN(const std::string source_line, receive_line(socket, patience));
+  Banner own;
+  own.word = Banner::Word::mirror;
+  const std::string mirror_line = own.line();
+  // Told before the caller's line is judged: a source of another version learns ours from it.
+  SOMFS_TRY(send_all(socket, mirror_line, patience));
+  SOMFS_TRY_ASSIGN(const Banner banner, Banner::parse(source_line, Role::initiator));
+  SOMFS_TRY_ASSIGN(Secret secret, doorkeeper.own());
+  Caller caller;
+  caller.pairs = banner.word == Banner::Word::pair;
+  const std::string p = prologue(source_line, mirror_line);
+  auto handshake = caller.pairs ? Handshake::answer_pair(std::move(secret), p, doorkeeper.redeem)
+                                : Handshake::answer_link(std::move(secret), p, doorkeeper.admit);
+  if (!handshake) return pass_on(handshake.error());
+  SOMFS_TRY_ASSIGN(caller.channel, shake_hands(socket, std::move(*handshake), patience));
+  return caller;
+}
+
+}  // namespace somfs::replicator

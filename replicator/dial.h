@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// From an address to a channel: the connection, the banner and the handshake (docs/formats/channel.md), under one deadline. Linux.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "common/fd.h"
+#include "common/result.h"
+#include "replicator/channel.h"
+
+namespace somfs::replicator {
+
+struct Address {
+  std::string host;          // a name, an IPv4 or an IPv6 address, without brackets
+  std::uint16_t port = 0;
+  std::string text() const;  // HOST:PORT, [HOST]:PORT
+  // HOST:PORT. An error is Exit::usage.
+  static Result<Address> parse(const std::string& text);
+};
+
+// Until a moment of the monotonic clock; Exit::link_down when it passes. `interrupt`: readable when it is to be given up, or -1.
+struct Patience {
+  std::int64_t until_ns = 0;
+  int interrupt = -1;
+  static Patience for_seconds(double seconds, int interrupt = -1);
+};
+
+Result<Fd> connect_to(const Address& address, const Patience& patience);
+Result<Fd> listen_on(const Address& address);   // port 0: any; see bound_port()
+std::uint16_t bound_port(int socket);
+
+// The source's side, on a connected socket. Errors: Exit::not_allowed (keys), link_down, peer_version.
+Result<std::unique_ptr<Channel>> link_channel(int socket, Secret own, const PublicKey& mirror, const Patience& patience);
+Result<std::unique_ptr<Channel>> pair_channel(int socket, Secret own, PairingCode code, const Patience& patience);
+
+// The mirror's side: what the caller wants is in its banner.
+struct Doorkeeper {
+  std::function<Result<Secret>()> own;
+  std::function<Status(const PublicKey&)> admit;
+  std::function<Status(const PublicKey&, std::string_view token)> redeem;
+};
+struct Caller {
+  std::unique_ptr<Channel> channel;
+  bool pairs = false;
+};
+Result<Caller> answer_channel(int socket, const Doorkeeper& doorkeeper, const Patience& patience);
+
+}  // namespace somfs::replicator

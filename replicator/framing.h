@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// How messages become bytes on a stream: plain frames where something else keeps strangers out (pipes, ssh), sealed ones on a network.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "common/result.h"
+#include "replicator/wire.h"
+
+namespace somfs::replicator {
+
+struct Channel;
+
+// encode() has one thread, the other three have another one. After an error the stream is over.
+class Framing {
+ public:
+  virtual ~Framing() = default;
+  virtual Result<std::string> encode(const Message& message) = 0;          // body at most kMaxBody
+  virtual std::size_t header_size() const = 0;
+  virtual Result<std::size_t> body_size(std::string_view header) = 0;      // checked before anything is allocated for it
+  virtual Result<Message> decode(std::string_view header, std::string body) = 0;   // of the header that body_size() was asked for
+};
+
+std::unique_ptr<Framing> plain_framing();                                  // docs/formats/wire.md, "Frames"
+// docs/formats/channel.md, "Frames". What the connection is about is taken from the hello that passes.
+std::unique_ptr<Framing> sealed_framing(std::unique_ptr<Channel> channel);
+
+}  // namespace somfs::replicator

@@ -1,0 +1,118 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# A mirror daemon and a source on loopback: keys, pairing by code and by exchanged keys, migration, verification, and whoever is not
+# allowed: strangers, volumes that were not granted, used codes, another mirror's key, a wire that flips bits, a daemon that goes.
+. "$(dirname "$0")/lib.sh"
+here=$(cd "$(dirname "$0")" && pwd)
+
+store=$scratch/store d=$scratch/vol
+mkdir "$d"
+make_tree "$d/tree" --seed 5 --files 200 --profile mixed
+daemon() { # starts one; its port is in $port
+    somfs-mirrord --listen "127.0.0.1:${1:-0}" --store "$store" >"$scratch/daemon.out" 2>"$scratch/daemon.log" &
+    mirrord=$!
+    started="$started $mirrord"
+    for _ in $(seq 100); do port=$(sed -n 's/^listening on port //p' "$scratch/daemon.out"); [ -n "$port" ] && return; sleep 0.05; done
+    echo "FAILED: the daemon does not listen"; cat "$scratch/daemon.log"; exit 1
+}
+daemon
+target=somfs://127.0.0.1:$port/data
+check "mounts" somfs "$d"
+
+echo "- nobody is let in unpaired"
+code_is 10 somfs-ctl migrate "$d" "$target"
+check "a key" somfs-ctl keygen
+code_is 1 somfs-ctl keygen
+same "the key's mode" "$(stat -c %a "$SOMFS_CONFIG_DIR/key")" 600
+code_is 10 somfs-ctl migrate "$d" "$target"
+code_is 1 somfs-ctl pair "/some/where" x
+code_is 1 somfs-ctl migrate "$d" "somfs://127.0.0.1/data"
+code_is 1 somfs-ctl migrate "$d" "somfs://127.0.0.1:$port/../data"
+
+echo "- pairing by a code, once"
+words=$(somfs-mirrord --store "$store" --invite data --comment "the test")
+code_is 1 somfs-ctl pair "$target" "${words%?}"
+check "pairs" somfs-ctl pair "$target" "$words"
+code_is 10 somfs-ctl pair "$target" "$words"
+check "the comment is in the list" grep -q "data=.* # the test" "$store/.somfs-mirrord/peers"
+same "codes left" "$(cat "$store/.somfs-mirrord/codes")" ""
+late=$(somfs-mirrord --store "$store" --invite data --valid 1s)
+sleep 2
+code_is 10 somfs-ctl pair "$target" "$late"
+
+echo "- migration, verification"
+check "migrates" somfs-ctl migrate "$d" "$target" --json
+same "strategy" "$(field strategy <"$scratch/out")" full
+check "equal" treecmp "$d" "$store/data/tree" --skip .somfs
+echo more >"$d/more"; rm -r "$d/tree/$(ls "$d/tree" | head -1)"
+check "migrates again" somfs-ctl migrate "$d" "$target" --json
+same "strategy" "$(field strategy <"$scratch/out")" differential
+check "equal" treecmp "$d" "$store/data/tree" --skip .somfs
+check "verifies" somfs-ctl verify "$d" "$target"
+echo changed >>"$store/data/tree/more"
+code_is 6 somfs-ctl verify "$d" "$target"
+code_is 5 somfs-ctl verify "$d" "$target" --repair
+check "equal" treecmp "$d" "$store/data/tree" --skip .somfs
+check "status" somfs-ctl status "$d" --json
+same "target" "$(field volumes.0.mirrors.0.target <"$scratch/out")" "$target"
+
+echo "- a volume that was not granted, a source that is not known, a mirror that is another"
+code_is 10 somfs-ctl migrate "$d" "somfs://127.0.0.1:$port/other"
+[ ! -e "$store/other" ] || same "nothing was made" other ""
+(export SOMFS_CONFIG_DIR=$scratch/stranger
+ mkdir "$SOMFS_CONFIG_DIR"
+ somfs-ctl keygen --quiet && somfs-ctl pair "$target" --key "$(somfs-mirrord --store "$store" --key | head -1)" --json >"$scratch/pair.json")
+SOMFS_CONFIG_DIR=$scratch/stranger code_is 10 somfs-ctl migrate "$d" "$target"
+check "its key is allowed" somfs-mirrord --store "$store" --allow "$(field public_key <"$scratch/pair.json")" --volume data
+SOMFS_CONFIG_DIR=$scratch/stranger check "then it may" somfs-ctl verify "$d" "$target"
+sed -i "s|^\(127.0.0.1:$port \).*|\1$(field public_key <"$scratch/pair.json")|" "$SOMFS_CONFIG_DIR/mirrors"
+code_is 10 somfs-ctl migrate "$d" "$target"
+check "the right key again" somfs-ctl pair "$target" --key "$(somfs-mirrord --store "$store" --key | head -1)"
+check "migrates" somfs-ctl migrate "$d" "$target" --quiet
+
+echo "- a wire that flips a bit, cuts, or says something else"
+python3 "$here/relay.py" "$port" >"$scratch/relay.out" 2>"$scratch/relay.err" &
+started="$started $!"
+for _ in $(seq 100); do relay=$(cat "$scratch/relay.out"); [ -n "$relay" ] && break; sleep 0.05; done
+sed -i "s|^127.0.0.1:$port \\(.*\\)|&\\n127.0.0.1:$relay \\1|" "$SOMFS_CONFIG_DIR/mirrors"
+through=somfs://127.0.0.1:$relay/data
+cp -a "$store/data/tree" "$scratch/before"
+head -c 300000 /dev/urandom >"$d/new"
+for fault in "flip 700" "flip 100000" "cut 50000" "double 20000"; do
+    echo "$fault" >"$scratch/relay.fault"
+    code_is 12 somfs-ctl migrate "$d" "$through"
+    check "nothing arrived ($fault)" treecmp "$scratch/before" "$store/data/tree"
+done
+echo none >"$scratch/relay.fault"
+check "then it does" somfs-ctl migrate "$d" "$through" --quiet
+check "equal" treecmp "$d" "$store/data/tree" --skip .somfs
+
+echo "- rubbish, silence and many callers do not disturb the daemon"
+python3 - "$port" <<'PY'
+import os, socket, sys
+port = int(sys.argv[1])
+for what in (b"", b"GET / HTTP/1.0\r\n\r\n", b"somfs-channel 1 link\n" + os.urandom(300), b"somfs-channel 2 link\n", b"x" * 5000,
+             b"somfs-channel 1 link\n\xff\xff" + os.urandom(70000), b"somfs-channel 1 pair\n\x20\x00" + bytes(32)):
+    s = socket.create_connection(("127.0.0.1", port))
+    try:
+        s.sendall(what)
+        s.shutdown(socket.SHUT_WR)
+        while s.recv(1000):
+            pass
+    except OSError:
+        pass
+    s.close()
+idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
+print("rubbish sent")
+PY
+check "migrates" somfs-ctl migrate "$d" "$target" --quiet
+check "the daemon lives" kill -0 "$mirrord"
+
+echo "- a daemon that is not there, and one that comes back"
+kill -TERM "$mirrord"; wait "$mirrord"
+same "it ended well" $? 0
+code_is 12 somfs-ctl migrate "$d" "$target"
+daemon "$port"
+check "migrates" somfs-ctl migrate "$d" "$target" --quiet
+check "verifies" somfs-ctl verify "$d" "$target"
+passed
