@@ -68,7 +68,9 @@ std::string identity_of_file_system(int fd) {
 Status lock_own(int own_fd, const std::string& dir) {
   for (int tries = 0; ::flock(own_fd, LOCK_EX | LOCK_NB) != 0; ++tries) {
     if (errno != EWOULDBLOCK && errno != EINTR) return fail_errno("cannot lock", printable(dir));
-    if (tries == 300) return fail(Exit::locked, "another somfs process works on", printable(dir), {}, "see somfs-ctl status");
+    // One that answers is not about to end.
+    const bool serves = tries == 20 && ask(dir, {{"verb", "status"}}).has_value();
+    if (serves || tries == 300) return fail(Exit::locked, "another somfs process works on", printable(dir), {}, "see somfs-ctl status");
     const timespec tick{0, 50'000'000};
     ::nanosleep(&tick, nullptr);
   }

@@ -2,7 +2,6 @@
 #include "fs/mount.h"
 
 #include <fcntl.h>
-#include <linux/fuse.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -94,13 +93,6 @@ int flush_all(const char* mountpoint, const std::vector<FlushItem>& items) {
   return result;
 }
 
-// The thread that waits for the answer; 0: none, or one of a process we cannot see.
-pid_t client_of(const void* request) {
-  fuse_in_header head;
-  std::memcpy(&head, request, sizeof head);
-  return static_cast<pid_t>(head.pid);
-}
-
 // "MAJOR:MINOR" of the topmost mount there; empty: none.
 std::string device_on_top_of(const std::string& where) {
   std::vector<MountEntry> all = mount_table();
@@ -130,7 +122,7 @@ std::size_t settle_process() {
   return std::clamp<std::size_t>(files.rlim_cur / 2, 64, 10000);
 }
 
-Mount::Mount(const Backing& backing, Chain chain) : backing_(backing), chain_(std::move(chain)), placement_(clock_, last_processor_of) {}
+Mount::Mount(const Backing& backing, Chain chain) : backing_(backing), chain_(std::move(chain)) {}
 
 Result<std::unique_ptr<Mount>> Mount::open(const Backing& backing, const MountOptions& options, Chain chain,
                                            PreImages* pre_images, ChangeSink* sink, VirtualTree* tree) {
@@ -188,7 +180,6 @@ void Mount::serve(std::stop_token stop) {
       failure = -n;
       break;
     }
-    run_on(placement_.arrived(client_of(buf.mem)));
     if (!passthrough_->answer_statx(fuse_session_fd(session_), buf.mem, static_cast<std::size_t>(n)))
       fuse_session_process_buf(session_, &buf);
   }

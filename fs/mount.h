@@ -13,7 +13,6 @@
 #include "fs/backing.h"
 #include "fs/filter.h"
 #include "fs/negotiation.h"
-#include "fs/placement.h"
 #include "fs/virtual_tree.h"
 
 struct fuse_session;
@@ -65,8 +64,6 @@ class Mount {
   const Chain chain_;
   std::unique_ptr<Negotiation> negotiation_;
   std::unique_ptr<Passthrough> passthrough_;
-  const SystemClock clock_;
-  Placement placement_;
   SessionData data_;
   fuse_session* session_ = nullptr;
   unsigned threads_ = 0;
