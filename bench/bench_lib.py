@@ -27,20 +27,30 @@ def run(*command, **options):
     return done.stdout
 
 
+# A process that is started inherits the peak memory of the one that starts it: a small one stands in between, and also keeps the time.
+MEASURER = """import json, os, sys, time
+start = time.monotonic()
+child = os.fork()
+if child == 0:
+    os.execvp(sys.argv[2], sys.argv[2:])
+status, usage = os.wait4(child, 0)[1:]
+took = time.monotonic() - start
+os.write(int(sys.argv[1]), json.dumps([took, os.waitstatus_to_exitcode(status), usage.ru_maxrss, usage.ru_utime + usage.ru_stime]).encode())
+"""
+
+
 def timed(*command, **options):
     """Seconds, output, peak memory in KiB and processor seconds of a command."""
-    with tempfile.TemporaryFile("w+") as out:
-        start = time.monotonic()
-        # pylint: disable-next=consider-using-with
-        child = subprocess.Popen([str(c) for c in command], stdout=out, stderr=out, stdin=subprocess.DEVNULL, **options)
-        _, status, usage = os.wait4(child.pid, 0)
-        seconds = time.monotonic() - start
-        child.returncode = os.waitstatus_to_exitcode(status)
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile() as result:
+        subprocess.run([sys.executable, "-S", "-E", "-c", MEASURER, str(result.fileno()), *(str(c) for c in command)],
+                       stdout=out, stderr=out, stdin=subprocess.DEVNULL, pass_fds=[result.fileno()], check=True, **options)
+        result.seek(0)
+        seconds, code, memory, cpu = json.load(result)
         out.seek(0)
         text = out.read()
-    if child.returncode:
-        raise RuntimeError(f"'{' '.join(str(c) for c in command)}' exited {child.returncode}: {text.strip()[-400:]}")
-    return seconds, text, usage.ru_maxrss, usage.ru_utime + usage.ru_stime
+    if code:
+        raise RuntimeError(f"'{' '.join(str(c) for c in command)}' exited {code}: {text.strip()[-400:]}")
+    return seconds, text, memory, cpu
 
 
 def cpu_of(pid):
@@ -74,14 +84,15 @@ def enter_namespaces(*more):
 
 
 @contextlib.contextmanager
-def ext4(scratch, gigabytes):
-    """A fresh ext4 on memory, gone afterwards."""
-    image, where = os.path.join(scratch, "image"), os.path.join(scratch, "ext4")
+def disk(scratch, gigabytes, kind="ext4"):
+    """A fresh file system on memory, gone afterwards."""
+    image, where = os.path.join(scratch, "image"), os.path.join(scratch, kind)
     with open(image, "wb") as f:
         f.truncate(int(gigabytes * (1 << 30)))
     os.makedirs(where, exist_ok=True)
-    # inodes for trees of small files; tables written now, not by the kernel during a measurement
-    run("mkfs.ext4", "-q", "-F", "-i", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0", image)
+    # ext4: inodes for trees of small files; tables written now, not by the kernel during a measurement
+    how = ("-q", "-F", "-i", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0") if kind == "ext4" else ("-q",)
+    run("mkfs." + kind, *how, image)
     run("mount", "-o", "loop,noatime", image, where)
     try:
         yield where
