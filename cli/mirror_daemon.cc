@@ -11,6 +11,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <exception>
+#include <system_error>
 #include <utility>
 
 #include "cli/own_directory.h"
@@ -169,7 +171,13 @@ Status MirrorDaemon::run() {
     guest.again = Fd(::fcntl(socket.get(), F_DUPFD_CLOEXEC, 3));
     guest.socket = std::move(socket);
     ++strangers_;
-    guest.thread = std::thread([this, &guest] { serve(guest); });
+    try {
+      guest.thread = std::thread([this, &guest] { serve(guest); });
+    } catch (const std::system_error& e) {
+      log::warning("{}: hung up, {}", guest.name, e.what());
+      --strangers_;
+      guests_.pop_back();
+    }
   }
   let_go(true);
   return {};
@@ -190,13 +198,19 @@ void MirrorDaemon::let_go(bool all) {
 }
 
 void MirrorDaemon::serve(Guest& guest) {
-  if (Status s = converse(guest); !s) log::warning("{}: {}", guest.name, s.error().line());
+  bool stranger = true;
+  try {
+    if (Status s = converse(guest, stranger); !s) log::warning("{}: {}", guest.name, s.error().line());
+  } catch (const std::exception& e) {
+    log::error("{}: {}", guest.name, e.what());
+  }
+  if (stranger) --strangers_;
   guest.socket.reset();
   ::shutdown(guest.again.get(), SHUT_RDWR);
   guest.gone = true;
 }
 
-Status MirrorDaemon::converse(Guest& guest) {
+Status MirrorDaemon::converse(Guest& guest, bool& stranger) {
   replicator::Doorkeeper doorkeeper;
   doorkeeper.own = [this] { return keys_.own(); };
   doorkeeper.admit = [this](const replicator::PublicKey& key) -> Status {
@@ -205,8 +219,9 @@ Status MirrorDaemon::converse(Guest& guest) {
   };
   doorkeeper.redeem = [this](const replicator::PublicKey& key, std::string_view token) { return keys_.redeem(key, token); };
   auto caller = replicator::answer_channel(guest.socket.get(), doorkeeper, replicator::Patience::for_seconds(limits_.handshake_s, wake_.get()));
-  --strangers_;
   if (!caller) return pass_on(caller.error());
+  stranger = false;
+  --strangers_;
   const replicator::PublicKey peer = caller->channel->peer;
   auto transport = replicator::make_sealed_stream(guest.socket.release(), std::move(caller->channel));
   if (caller->pairs) {

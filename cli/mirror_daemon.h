@@ -58,7 +58,7 @@ class MirrorDaemon {
   struct Guest;
   MirrorDaemon(std::string store, MirrorKeys keys, Fd listener, const Limits& limits);
   void serve(Guest& guest);
-  Status converse(Guest& guest);
+  Status converse(Guest& guest, bool& stranger);   // `stranger`: until the handshake is over
   void let_go(bool all);
 
   const std::string store_;

@@ -37,6 +37,7 @@ void Store::Impl::drop(std::shared_ptr<Snap> snap, const std::string& reason) {
     dropped.insert(dropped.begin(), d);
     if (dropped.size() > kMostDropped) dropped.pop_back();
     to_tell.push_back(std::move(d));
+    head.add_untold();
   }
   forget(snap);
 }
@@ -130,6 +131,7 @@ void Store::Impl::settle() noexcept {
       erased.notify_all();
     }
     if (!tell.empty()) store_dropped();  // again: there may have been no room before
+    head.told(tell.size());
     if (options.on_drop)
       for (const DroppedSnapshot& d : tell) options.on_drop(d);
   }

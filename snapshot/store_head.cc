@@ -49,6 +49,7 @@ Result<StoreHead> StoreHead::open_writer(int dir_fd) {
     h.page_->next_seq = 1;
     std::memcpy(h.page_->magic, kMagic, sizeof kMagic);
   }
+  h.page_->untold = 0;
   return h;
 }
 

@@ -32,15 +32,15 @@ Result<std::unique_ptr<ViewIndex>> ViewIndex::open(int store_fd, const std::stri
   return index;
 }
 
-// Whoever drops a snapshot makes room first and writes down the reason second: there may have been no room for it before.
+// Whoever drops a snapshot makes room first and writes down the reason second: it is waited for, but for one that dies in between.
 std::string ViewIndex::why_lost() const {
-  for (int tries = 0; tries < 20; ++tries) {
-    if (auto bytes = read_file(dir_.get(), "dropped", 1u << 20))
-      for (const DroppedSnapshot& d : decode_dropped(*bytes))
-        if (d.name == info_.name && d.when_ns >= info_.created_ns) return d.reason;
-    const timespec tick{0, 50'000'000};
+  for (int tries = 0; tries < 100 && head_.untold() != 0; ++tries) {
+    const timespec tick{0, 10'000'000};
     ::nanosleep(&tick, nullptr);
   }
+  if (auto bytes = read_file(dir_.get(), "dropped", 1u << 20))
+    for (const DroppedSnapshot& d : decode_dropped(*bytes))
+      if (d.name == info_.name && d.when_ns >= info_.created_ns) return d.reason;
   return "it was deleted";
 }
 

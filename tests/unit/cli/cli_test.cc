@@ -102,7 +102,15 @@ TEST(Target, Spellings) {
   ASSERT_TRUE(s);
   EXPECT_EQ(s->host, "root@backup");
   EXPECT_EQ(s->path, "/srv/m");
-  for (const char* bad : {"", "/", "ssh://host", "ssh:///path", "ssh://-oProxyCommand=x/p", "ssh://a b/p", "somfs://h:1/v", "vd:/x", "ftp://x/y"}) {
+  auto n = parse_target("somfs://[::1]:7070/data");
+  ASSERT_TRUE(n);
+  EXPECT_EQ(n->address.host, "::1");
+  EXPECT_EQ(n->address.port, 7070);
+  EXPECT_EQ(n->volume, "data");
+  EXPECT_EQ(n->text, "somfs://[::1]:7070/data");
+  for (const char* bad : {"", "/", "ssh://host", "ssh:///path", "ssh://-oProxyCommand=x/p", "ssh://a b/p", "somfs://h:1", "somfs://h:1/",
+                          "somfs://h/v", "somfs://:1/v", "somfs://h:0/v", "somfs://h:99999/v", "somfs://h:1/a/b", "somfs://h:1/..", "somfs://::1:7/v",
+                          "vd:/x", "ftp://x/y"}) {
     auto t = parse_target(bad);
     ASSERT_FALSE(t) << bad;
     EXPECT_EQ(t.error().exit, Exit::usage) << bad;
