@@ -9,7 +9,9 @@
 #include <thread>
 
 #include "common/fd.h"
+#include "replicator/dial.h"
 #include "replicator/frame.h"
+#include "replicator/keys.h"
 #include "replicator/wire.h"
 
 namespace somfs::replicator {
@@ -50,8 +52,31 @@ Ends pipes() {
   return {make_stream(back[0], forth[1]), make_stream(forth[0], back[1], 1u << 30)};
 }
 
+// From the banner on, as on a network.
+Ends sealed() {
+  int s[2];
+  EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s), 0);
+  const KeyPair source = KeyPair::generate(), mirror = KeyPair::generate();
+  const Patience patience = Patience::for_seconds(60);
+  Result<Caller> answered = fail(Exit::temporary, "not yet");
+  std::jthread far([&] {
+    Doorkeeper door;
+    door.own = [&]() -> Result<Secret> { return mirror.secret; };
+    door.admit = [&](const PublicKey& key) -> Status {
+      if (key == source.shared) return {};
+      return fail(Exit::not_allowed, "a stranger");
+    };
+    answered = answer_channel(s[1], door, patience);
+  });
+  auto channel = link_channel(s[0], source.secret, mirror.shared, patience);
+  far.join();
+  EXPECT_TRUE(channel) << channel.error().line();
+  EXPECT_TRUE(answered) << answered.error().line();
+  return {make_sealed_stream(s[0], std::move(*channel)), make_sealed_stream(s[1], std::move(answered->channel))};
+}
+
 class EveryTransport : public ::testing::TestWithParam<Ends (*)()> {};
-INSTANTIATE_TEST_SUITE_P(Transports, EveryTransport, ::testing::Values(&local, &sockets, &pipes));
+INSTANTIATE_TEST_SUITE_P(Transports, EveryTransport, ::testing::Values(&local, &sockets, &pipes, &sealed));
 
 TEST_P(EveryTransport, CarriesMessagesBothWaysInOrder) {
   Ends e = GetParam()();
@@ -127,6 +152,63 @@ Result<Message> hear(std::string_view bytes) {
   EXPECT_EQ(write_all(peer.get(), bytes), 0);
   ::shutdown(peer.get(), SHUT_WR);
   return t->receive();
+}
+
+// What follows a hello is sealed for the volume it names: both ends take it from there.
+TEST(SealedStream, GoesOnAfterAHello) {
+  Ends e = sealed();
+  Hello hello;
+  hello.volume = Uuid::random();
+  hello.generation = Uuid::random();
+  hello.volume_name = "data";
+  Welcome welcome;
+  welcome.mirror = Uuid::random();
+  const Message talk[] = {{MessageType::hello, encode(hello)}, {MessageType::records, "r"}, {MessageType::commit, ""}};
+  ASSERT_TRUE(e.a->send(talk[0]));
+  ASSERT_EQ(e.b->receive()->body, talk[0].body);
+  ASSERT_TRUE(e.b->send({MessageType::welcome, encode(welcome)}));
+  ASSERT_EQ(e.a->receive()->body, encode(welcome));
+  for (int i : {1, 2}) {
+    ASSERT_TRUE(e.a->send(talk[i]));
+    auto there = e.b->receive();
+    ASSERT_TRUE(there) << there.error().line();
+    EXPECT_EQ(there->body, talk[i].body);
+  }
+  ASSERT_TRUE(e.b->send({MessageType::committed, "c"}));
+  ASSERT_EQ(e.a->receive()->body, "c");
+}
+
+TEST(Dial, AddressesAreReadStrictly) {
+  EXPECT_EQ(Address::parse("host:7070")->text(), "host:7070");
+  EXPECT_EQ(Address::parse("[::1]:7070")->text(), "[::1]:7070");
+  EXPECT_EQ(Address::parse(":7070")->host, "");
+  for (const char* bad : {"", "host", "host:", "host:x", "host:70000", "::1:7070", "a b:1", "host:1x", "h@x:1"}) EXPECT_FALSE(Address::parse(bad)) << bad;
+}
+
+TEST(Dial, WhoeverIsSilentIsNotWaitedForLonger) {
+  int s[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s), 0);
+  const Fd near(s[0]), far(s[1]);
+  auto channel = link_channel(near.get(), KeyPair::generate().secret, KeyPair::generate().shared, Patience::for_seconds(0.05));
+  ASSERT_FALSE(channel);
+  EXPECT_EQ(channel.error().exit, Exit::link_down);
+}
+
+TEST(Dial, AStrangerIsHungUpOnAndHearsWhatItMeans) {
+  int s[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s), 0);
+  const KeyPair mirror = KeyPair::generate();
+  std::jthread far([&] {
+    const Fd end(s[1]);
+    Doorkeeper door;
+    door.own = [&]() -> Result<Secret> { return mirror.secret; };
+    door.admit = [](const PublicKey&) -> Status { return fail(Exit::not_allowed, "a stranger"); };
+    EXPECT_EQ(answer_channel(end.get(), door, Patience::for_seconds(60)).error().exit, Exit::not_allowed);
+  });
+  const Fd near(s[0]);
+  auto channel = link_channel(near.get(), KeyPair::generate().secret, mirror.shared, Patience::for_seconds(60));
+  ASSERT_FALSE(channel);
+  EXPECT_EQ(channel.error().exit, Exit::not_allowed);
 }
 
 TEST(Frames, EveryTruncationIsAnError) {
