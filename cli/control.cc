@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <climits>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -101,15 +102,27 @@ std::string registration_id(const std::string& mountpoint) {
   return hex;
 }
 
+Result<std::string> absolute_path(const std::string& path) {
+  bfs::path p = path;
+  if (!p.is_absolute()) {
+    boost::system::error_code ec;
+    const bfs::path here = bfs::current_path(ec);
+    if (ec) return fail_errno("cannot find", printable(path), ec.value());   // the working directory was removed
+    p = here / p;
+  }
+  p = p.lexically_normal();
+  if (p.filename() == "." || p.filename().empty()) p = p.parent_path();
+  return p.empty() ? std::string("/") : p.string();
+}
+
 Result<std::string> canonical_without_touching(const std::string& path) {
   if (path.empty()) return fail(Exit::usage, "an empty path names no directory");
-  boost::system::error_code ec;
-  bfs::path p = bfs::absolute(path).lexically_normal();
-  if (p.filename() == "." || p.filename().empty()) p = p.parent_path();
-  if (p.empty() || p == "/") return std::string("/");
-  bfs::path parent = bfs::canonical(p.parent_path(), ec);
-  if (ec) return fail_errno("cannot find", printable(path), ec.value());
-  return (parent / p.filename()).string();
+  SOMFS_TRY_ASSIGN(const bfs::path p, absolute_path(path));
+  if (p == "/") return p.string();
+  // Not by Boost, which asks for the working directory also where it is of no use.
+  char parent[PATH_MAX];
+  if (::realpath(p.parent_path().c_str(), parent) == nullptr) return fail_errno("cannot find", printable(path));
+  return (bfs::path(parent) / p.filename()).string();
 }
 
 namespace {

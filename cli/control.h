@@ -52,6 +52,8 @@ struct Mounted {           // what ID.json says
 std::string run_directory();
 // The name under which a volume mounted at `mountpoint` is registered: stable for that path.
 std::string registration_id(const std::string& mountpoint);
+// Absolute and free of "." and "..", by its text alone. Fails where a relative path is relative to nothing.
+Result<std::string> absolute_path(const std::string& path);
 // Absolute and free of ".", ".." and symbolic links in all but the last component; the last one is not touched.
 Result<std::string> canonical_without_touching(const std::string& path);
 

@@ -204,10 +204,14 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     return complain({somfs::Exit::usage, 0, e.what(), {}, {}, "see somfs --help"});
   }
-  if (auto s = resolve(&a); !s) return complain(s.error());
-  if (a.remount) {
-    auto s = remount(a);
-    return s ? 0 : complain(s.error());
+  try {
+    if (auto s = resolve(&a); !s) return complain(s.error());
+    if (a.remount) {
+      auto s = remount(a);
+      return s ? 0 : complain(s.error());
+    }
+    return a.foreground ? serve(a, -1) : in_background(a);
+  } catch (const std::exception& e) {
+    return complain({somfs::Exit::temporary, 0, "failed unexpectedly", {}, e.what(), {}});
   }
-  return a.foreground ? serve(a, -1) : in_background(a);
 }

@@ -32,13 +32,6 @@ extern char** environ;
 namespace somfs::cli {
 namespace {
 
-std::string absolute(const std::string& path) {
-  boost::filesystem::path p = boost::filesystem::absolute(path).lexically_normal();
-  std::string s = p.string();
-  while (s.size() > 1 && (s.back() == '/' || (s.size() > 2 && s.ends_with("/.")))) s.pop_back();
-  return s;
-}
-
 // One word for the remote shell: ssh joins its arguments and hands them to one.
 std::string quoted(const std::string& word) {
   std::string q = "'";
@@ -121,7 +114,7 @@ Result<Target> parse_target(const std::string& text) {
   std::size_t scheme = text.find("://");
   if (scheme != std::string::npos || text.starts_with("vd:"))
     return fail(Exit::usage, "cannot use target", printable(text), "this version serves /path, dir:/path, ssh://[USER@]HOST/path and somfs://HOST:PORT/VOLUME");
-  t.path = absolute(text.starts_with("dir:") ? text.substr(4) : text);
+  SOMFS_TRY_ASSIGN(t.path, absolute_path(text.starts_with("dir:") ? text.substr(4) : text));
   if (t.path == "/") return fail(Exit::usage, "not a target", "/", "a mirror needs a directory of its own");
   t.text = t.path;
   return t;

@@ -119,4 +119,12 @@ pid=$(mount_pid "$d")
 check "umount" umount "$d"
 check "the process is gone" wait_gone "$pid"
 check "clean after" sh -c "! ls $SOMFS_RUN_DIR/*.sock"
+# From a working directory that is no longer there.
+mkdir "$scratch/gone"
+(cd "$scratch/gone" && rmdir "$scratch/gone" && somfs "$d" && somfs-ctl migrate "$d" "$m" --quiet && somfs-ctl umount "$d") >"$scratch/out" 2>&1
+same "a working directory that was removed ($(head -1 "$scratch/out"))" $? 0
+mkdir "$scratch/gone"
+(cd "$scratch/gone" && rmdir "$scratch/gone" && somfs vol) >"$scratch/out" 2>&1
+same "a path relative to it" $? 75
+same "lines" "$(wc -l <"$scratch/out")" 1
 passed
