@@ -2,6 +2,7 @@
 // What the default law promises, on two modelled sites with queues, a window and late acknowledgements.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <tuple>
 
