@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Small disks that fill up. The application never notices somfs: its writes succeed until the disk is really full; snapshots go, with
 # a reason, before that. A mirror without room says so, keeps its epoch, and goes on by itself once there is room; a read-only one says so.
-# In a mount namespace of its own: another test's, begun meanwhile, would hold on to the mounts of this one.
-[ "$(id -u)" != 0 ] || [ -n "${SOMFS_TEST_ALONE:-}" ] || SOMFS_TEST_ALONE=1 exec unshare -m --propagation private "$0" "$@"
 . "$(dirname "$0")/lib.sh"
 [ -e /dev/loop-control ] || skip "needs loop devices"
 

@@ -5,8 +5,6 @@
 # instant of the writers, the next run goes on, and in the end both sides are equal.
 #
 #   kill_parts_test.sh      SOMFS_ROUNDS, SOMFS_SEED
-# In a mount namespace of its own: another test's, begun meanwhile, would hold on to the mounts of this one.
-[ "$(id -u)" != 0 ] || [ -n "${SOMFS_TEST_ALONE:-}" ] || SOMFS_TEST_ALONE=1 exec unshare -m --propagation private "$0" "$@"
 . "$(dirname "$0")/lib.sh"
 rounds=${SOMFS_ROUNDS:-10} seed=${SOMFS_SEED:-5}
 RANDOM=$seed

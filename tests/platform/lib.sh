@@ -2,6 +2,8 @@
 # What the platform tests share. A test sources this with the programs' directories in SOMFS_BIN and SOMFS_TOOLS, and calls
 # `passed` at its end. Everything lies in $scratch; every mount and process is gone when the test ends, however it ends.
 set -u
+# In a mount namespace of its own: another one, made while a test runs, would hold on to its mounts.
+[ "$(id -u)" != 0 ] || [ -n "${SOMFS_TEST_ALONE:-}" ] || SOMFS_TEST_ALONE=1 exec unshare -m --propagation slave bash "$0" "$@"
 : "${SOMFS_BIN:?the directory of the programs}" "${SOMFS_TOOLS:?the directory of the instruments}"
 PATH=$SOMFS_BIN:$SOMFS_TOOLS:$PATH
 skip() { echo "skipped: $*"; exit 77; }

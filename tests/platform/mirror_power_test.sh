@@ -4,8 +4,6 @@
 # again, is exactly one of the epochs, none older than the last one acknowledged before the cut; and it takes the next migration.
 #
 #   mirror_power_test.sh FS      ext4, xfs or btrfs; SOMFS_CUTS random cuts besides one at each acknowledgement, SOMFS_SEED
-# In a mount namespace of its own: another test's, begun meanwhile, would hold on to the mounts of this one.
-[ "$(id -u)" != 0 ] || [ -n "${SOMFS_TEST_ALONE:-}" ] || SOMFS_TEST_ALONE=1 exec unshare -m --propagation private "$0" "$@"
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/power.sh"
 fs=${1:-ext4} cuts=${SOMFS_CUTS:-16} seed=${SOMFS_SEED:-1} epochs=${SOMFS_EPOCHS:-7}

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Unmounting while a migration ends: whenever it comes, the migration is noted or ends with 75, the journal is marked clean, and the
 # next migration brings the mirror up to date.
-# In a mount namespace of its own: another test's, begun meanwhile, would hold on to the mounts of this one.
-[ "$(id -u)" != 0 ] || [ -n "${SOMFS_TEST_ALONE:-}" ] || SOMFS_TEST_ALONE=1 exec unshare -m --propagation private "$0" "$@"
 . "$(dirname "$0")/lib.sh"
 
 d=$scratch/vol m=$scratch/mirror
