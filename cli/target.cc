@@ -166,11 +166,12 @@ Result<std::unique_ptr<replicator::Transport>> MirrorLink::connect_over_network(
   SOMFS_TRY_ASSIGN(replicator::Secret own, own_key());
   const auto patience = replicator::Patience::for_seconds(kSeconds, interrupted_.get());
   SOMFS_TRY_ASSIGN(Fd socket, replicator::connect_to(target_.address, patience));
-  SOMFS_TRY_ASSIGN(auto channel, replicator::link_channel(socket.get(), std::move(own), mirror, patience));
   {
     Lock lock(mutex_);
     socket_ = Fd(::fcntl(socket.get(), F_DUPFD_CLOEXEC, 3));
   }
+  // An interruption that came before this is seen by the handshake, a later one finds the socket.
+  SOMFS_TRY_ASSIGN(auto channel, replicator::link_channel(socket.get(), std::move(own), mirror, patience));
   return replicator::make_sealed_stream(socket.release(), std::move(channel), bwlimit_);
 }
 

@@ -102,10 +102,18 @@ for what in (b"", b"GET / HTTP/1.0\r\n\r\n", b"somfs-channel 1 link\n" + os.uran
     except OSError:
         pass
     s.close()
-idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
-print("rubbish sent")
 PY
-check "migrates" somfs-ctl migrate "$d" "$target" --quiet
+python3 - "$port" >"$scratch/idle" <<'PY' &
+import socket, sys, time
+idle = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(20)]
+print("here", flush=True)
+time.sleep(30)
+PY
+idle=$!
+started="$started $idle"
+for _ in $(seq 100); do [ -s "$scratch/idle" ] && break; sleep 0.05; done
+check "migrates while twenty say nothing" somfs-ctl migrate "$d" "$target" --quiet
+kill "$idle"; wait "$idle" 2>/dev/null
 check "the daemon lives" kill -0 "$mirrord"
 
 echo "- a daemon that is not there, and one that comes back"
