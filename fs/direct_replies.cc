@@ -29,14 +29,17 @@ void DirectReplies::answer(fuse_req* req, std::uint64_t ino, off_t off, std::siz
 void DirectReplies::work() {
   for (;;) {
     Item item;
+    bool ends = false;
     {
       Lock l(mutex_);
       while (items_.empty() && !ends_) changed_.wait(mutex_);
       if (items_.empty()) return;
       item = items_.front();
       items_.pop_front();
+      ends = ends_;
     }
-    if (item.put > 0) fuse_lowlevel_notify_inval_inode(session_, item.ino, item.off, static_cast<off_t>(item.put));
+    // At the end nobody answers the readers any more whose pages it would wait for; the connection goes, and the pages with it.
+    if (item.put > 0 && !ends) fuse_lowlevel_notify_inval_inode(session_, item.ino, item.off, static_cast<off_t>(item.put));
     fuse_reply_write(item.req, item.put);
   }
 }
