@@ -63,6 +63,22 @@ class Sqlite : public ::testing::TestWithParam<const char*> {
   SqliteConfig config() const { return {.volume = scratch / "vol", .databases = {scratch / "vol/*.db"}}; }
   std::int64_t in_ms(int ms) const { return clock.mono_ns() + ms * 1'000'000ll; }
 
+  // Every account of the database that these bytes are, which must be whole.
+  std::string contents(const std::string& main, const std::string& wal) const {
+    const std::string copy = scratch / "copy.db";
+    spit(copy, main);
+    spit(copy + "-wal", wal);
+    std::string out;
+    {
+      Database db(copy);
+      EXPECT_EQ(db.one("PRAGMA integrity_check"), "ok");
+      EXPECT_EQ(db.one("SELECT sum(amount) FROM account"), "10000");
+      out = db.one("SELECT group_concat(id || ' ' || amount || ' ' || hex(pad)) FROM account");
+    }
+    for (const char* end : {"", "-wal", "-shm"}) std::filesystem::remove(copy + end);
+    return out;
+  }
+
   SystemClock clock;
   platform::Scratch scratch;
   std::string file;
@@ -117,7 +133,7 @@ auto mover(const std::string& file) {
   };
 }
 
-TEST_P(Sqlite, WhileHeldTheFilesAreAConsistentDatabaseAndStayAsTheyAre) {
+TEST_P(Sqlite, WhileHeldTheFilesAreOneConsistentDatabase) {
   Application app(mover(file));
   auto writer = make_sqlite_writer(config(), clock);
   for (int round = 0; round < 5; ++round) {
@@ -127,18 +143,16 @@ TEST_P(Sqlite, WhileHeldTheFilesAreAConsistentDatabaseAndStayAsTheyAre) {
     ASSERT_EQ(r.answer, Answer::ready) << r.reason;
     const std::string main = slurp(file), wal = slurp(file + "-wal");
     EXPECT_FALSE(std::filesystem::exists(file + "-journal") && !slurp(file + "-journal").empty()) << "no transaction is open";
-    const std::string copy = scratch / "copy.db";
-    spit(copy, main);
-    spit(copy + "-wal", wal);
-    EXPECT_EQ(slurp(file), main);
-    EXPECT_EQ(slurp(file + "-wal"), wal);
+    ::usleep(20'000);
+    const std::string later = slurp(file);
+    EXPECT_TRUE(slurp(file + "-wal") == wal) << "a transaction was committed";
+    // The checkpoint that follows a commit is not under the write lock: it may still carry pages of the WAL into the database, which
+    // changes its bytes and nothing that it says.
+    EXPECT_TRUE(std::string(mode()) == "wal" || later == main) << "the database was written";
     writer->release(true, in_ms(10'000));
-    {
-      Database db(copy);
-      EXPECT_EQ(db.one("PRAGMA integrity_check"), "ok");
-      EXPECT_EQ(db.one("SELECT sum(amount) FROM account"), "10000");
-    }
-    for (const char* end : {"", "-wal", "-shm"}) std::filesystem::remove(copy + end);
+    const std::string said = contents(main, wal);
+    EXPECT_FALSE(said.empty());
+    EXPECT_TRUE(contents(later, wal) == said) << "the files say something else";
   }
   EXPECT_EQ(app.shared->errors, 0) << "the application only waited";
 }
