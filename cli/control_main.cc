@@ -23,7 +23,7 @@ int control_main(int argc, const char* const* argv, std::ostream& out, std::ostr
   try {
     CLI::App app("Snapshots, migrations and the state of volumes protected by somfs.", "somfs-ctl");
     app.footer("A volume is named by its protected directory or its mount point. Every verb takes --json, --quiet and --help.\n"
-               "Exit codes: 0 done, 1 usage, 2 configuration, 3 partial, 6 differences, 7 veto or freeze time-out, 8 a person must\n"
+               "Exit codes: 0 done, 1 usage, 2 configuration, 3 partial, 4 lag, 6 differences, 7 veto or freeze time-out, 8 a person must\n"
                "decide, 9 no space, 10 not allowed, 11 locked by another run, 12 link down, 75 try again; see somfs-exit-codes(7).");
     app.set_version_flag("--version", std::string("somfs-ctl ") + kVersion);
     app.require_subcommand(1);
@@ -34,6 +34,7 @@ int control_main(int argc, const char* const* argv, std::ostream& out, std::ostr
     add_status(app, run);
     add_snapshot(app, run);
     add_migrate(app, run);
+    add_replicate(app, run);
     add_verify(app, run);
     add_held(app, run);
     add_umount(app, run);

@@ -55,6 +55,14 @@ std::string screen(const Json& v) {
     s += row("mirror", printable(m.value("target", "")) + "  " + m.value("state", "") +
                            (lag < 0 ? ", holds nothing yet" : lag == 0 ? ", holds all there is" : ", holds the state of " + human_seconds(lag) + " ago") +
                            (lag < 0 ? "" : " (epoch " + std::to_string(m.value("epoch", 0ull)) + ")"));
+    if (m.contains("percent") && m.value("state", "") == "CATCHING-UP") s += row("", std::to_string(static_cast<int>(m.value("percent", 0.0))) + " % of the epoch under way");
+    if (!m.value("reason", "").empty()) s += row("", printable(m.value("reason", "")));
+    if (const Json& p = m["pipeline"]; p.contains("groups")) {
+      std::snprintf(b, sizeof b, "%llu groups, %s read, %s sent; one every %s: %s", static_cast<unsigned long long>(p.value("groups", 0ull)),
+                    human_bytes(p.value("bytes", 0ull)).c_str(), human_bytes(p.value("bytes_wire", 0ull)).c_str(),
+                    human_seconds(p.value("interval_s", 0.0)).c_str(), p.value("pace", "").c_str());
+      s += row("", b);
+    }
   }
   if (v["mirrors"].empty()) s += row("mirrors", "none yet: somfs-ctl migrate DIR TARGET");
   std::string force;

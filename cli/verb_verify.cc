@@ -39,6 +39,8 @@ class Comparison {
                                                                          .timeout_s = options_.timeout}));
     SOMFS_TRY_ASSIGN(auto view, snapshot::View::open(lease.root_fd(), lease.store_fd(), lease.snapshot()));
     SOMFS_TRY_ASSIGN(replicator::Source source, lease.source(*view));
+    // A mirror that is kept in step is compared with the instant it was brought to.
+    if (lease.answer().value("replicated", false)) SOMFS_TRY(bring(source, lease, {}));
     Outcome outcome;
     SOMFS_TRY_ASSIGN(outcome.report, read_both(source));
     if (outcome.report.equal || !options_.repair) return outcome;
@@ -48,16 +50,11 @@ class Comparison {
       replicator::MigrateOptions how;
       how.repair = outcome.report.damaged;
       how.confirmed = true;
-      how.volume_name = target_.volume;
       if (all) how.want = replicator::MigrateOptions::Want::full;
-      auto sent = replicator::migrate(source, [this] { return link_.connect(); }, how, progress_);
-      Status ended = link_.finish();
-      if (!sent) {
+      if (Status sent = bring(source, lease, how); !sent) {
         if (!all && !progress_.cancelled) continue;
-        return pass_on(MirrorLink::telling(std::move(sent).error(), ended));
+        return pass_on(std::move(sent).error());
       }
-      SOMFS_TRY(lease.acknowledge(sent->mirror, sent->epoch));
-      if (!sent->unreadable.empty()) SOMFS_TRY(lease.flag_gap());
       SOMFS_TRY_ASSIGN(auto again, read_both(source));
       outcome.repaired = again.equal;
       if (again.equal) break;
@@ -67,6 +64,18 @@ class Comparison {
   }
 
  private:
+  Status bring(const replicator::Source& source, SourceLease& lease, replicator::MigrateOptions how) {
+    how.volume_name = target_.volume;
+    how.brake_share = lease.answer().value("brake", 0.5);
+    auto sent = replicator::migrate(source, [this] { return link_.connect(); }, how, progress_);
+    Status ended = link_.finish();
+    if (!sent) return pass_on(MirrorLink::telling(std::move(sent).error(), ended));
+    if (sent->held) return fail(Exit::person, "held at the mirror", printable(target_.text), sent->held_reason, "decide it first: somfs-ctl held");
+    // First, so that no kill in between makes the mirror look complete; an acknowledgement does not clear a later flag.
+    if (!sent->unreadable.empty()) SOMFS_TRY(lease.flag_gap());
+    return lease.acknowledge(sent->mirror, sent->epoch);
+  }
+
   Result<replicator::VerifyReport> read_both(const replicator::Source& source) {
     ProgressBar bar(!terminal_.quiet && !terminal_.json, [this](unsigned columns) {
       return (std::string(progress_.phase.load()) + "  " + std::to_string(progress_.files.load()) + " files  " + human_bytes(progress_.bytes)).substr(0, columns);
@@ -131,7 +140,8 @@ void add_verify(CLI::App& app, Run& run) {
   sub->add_flag("--repair", o->repair, "Send again what differs, then compare again (exit 5: repaired, 6: not)");
   sub->add_flag("--crash-consistent", o->crash_consistent, "Go on without writers that veto or do not answer");
   sub->add_option("--timeout", o->timeout, "Seconds for making the snapshot")->check(CLI::PositiveNumber)->capture_default_str();
-  sub->footer("What changed since the last migration differs, of course: migrate first.");
+  sub->footer("What changed since the last migration differs, of course: migrate first. A mirror that is replicated to is brought up to\n"
+              "the instant that is compared.");
   sub->callback([o, &run] { run = [o](Terminal& t) { return verify(*o, t); }; });
 }
 

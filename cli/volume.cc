@@ -2,6 +2,7 @@
 #include "cli/volume.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -23,6 +24,7 @@
 #include "cli/control_server.h"
 #include "cli/lease.h"
 #include "cli/own_directory.h"
+#include "cli/replication.h"
 #include "cli/snapshot_tree.h"
 #include "common/clock.h"
 #include "common/log.h"
@@ -219,6 +221,7 @@ struct Volume::Impl {
   std::unique_ptr<fs::Mount> mount;
   std::unique_ptr<snapshot::Coordinator> coordinator;
   TargetLocks locks;
+  std::unique_ptr<Replication> replication;
   std::unique_ptr<ControlServer> server;
   std::jthread housekeeper;
 
@@ -233,7 +236,7 @@ struct Volume::Impl {
   Status open_writers();
   void serve(Connection& c, const Json& request);
   Json status();
-  Result<snapshot::CutReport> cut(snapshot::SnapshotInfo info, bool crash_consistent, double timeout_s, int requester);
+  Result<snapshot::CutReport> cut(snapshot::SnapshotInfo info, snapshot::CutRequest request);
   Result<Json> snapshot_create(const Json& request);
   Json snapshot_list();
   void serve_source(Connection& c, const Json& request);
@@ -297,6 +300,7 @@ Status Volume::Impl::open_parts() {
 
   snapshot::Journal::Options jo;
   jo.bounds.bytes = options.config.journal_memory;
+  jo.on_first_change = [this] { replication->changed(); };   // nothing is captured before the mount serves
   SOMFS_TRY_ASSIGN(journal, snapshot::Journal::open(journal_dir.get(), identity_of_file_system(backing->fd()), clock, jo));
 
   SOMFS_TRY(note_excludes(own.get(), options.config.excludes, *journal));
@@ -355,6 +359,10 @@ Status Volume::Impl::open_parts() {
   SOMFS_TRY_ASSIGN(mount, fs::Mount::open(*backing, m, fs::Chain(gate.get(), {cow.get(), capture.get()}), store.get(), journal.get(), tree.get()));
   last_change_seen_ns = clock.mono_ns();
   last_seq_seen = journal->last_seq();
+  replication = std::make_unique<Replication>(Replication::Parts{
+      options.dir, options.mountpoint, options.config, clock, own.get(), backing->fd(), store_dir.get(), *journal, *store, locks,
+      [this](snapshot::SnapshotInfo info, bool flush) { return cut(std::move(info), {.writers = false, .flush = flush}); }});
+  SOMFS_TRY(replication->open());
   if (journal->gap_scan_wanted()) gap_scan = std::make_unique<snapshot::GapScan>(backing->fd(), *journal, scan);
   SOMFS_TRY_ASSIGN(server, ControlServer::start(options.dir, options.mountpoint, [this](Connection& c, const Json& r) { serve(c, r); }));
   housekeeper = std::jthread([this](const std::stop_token& stop) { keep_house(stop); });
@@ -392,18 +400,14 @@ void Volume::Impl::keep_house(const std::stop_token& stop) {
   }
 }
 
-Result<snapshot::CutReport> Volume::Impl::cut(snapshot::SnapshotInfo info, bool crash_consistent, double timeout_s, int requester) {
+Result<snapshot::CutReport> Volume::Impl::cut(snapshot::SnapshotInfo info, snapshot::CutRequest request) {
   Lock lock(cut_mutex);
   if (ending) return fail(Exit::temporary, "the volume is being unmounted:", printable(options.dir));
   info.created_ns = clock.wall_ns();
   if (info.name.empty()) info.name = default_snapshot_name(info.created_ns);
-  snapshot::CutRequest request;
   request.name = info.name;
-  request.crash_consistent = crash_consistent;
-  request.timeout_s = timeout_s;
   request.drain_ms = options.config.drain_ms;
   request.hold_ms = options.config.hold_ms;
-  request.requester_pid = requester;
   cut_info = std::move(info);
   auto report = coordinator->cut(request);
   if (report) store->set_consistency(request.name, report->consistency);
@@ -415,7 +419,7 @@ Result<Json> Volume::Impl::snapshot_create(const Json& request) {
   info.name = request.value("name", "");
   if (info.name.empty()) info.name = default_snapshot_name(clock.wall_ns());
   std::string name = info.name;
-  SOMFS_TRY_ASSIGN(auto r, cut(std::move(info), request.value("crash_consistent", false), request.value("timeout", 30.0), 0));
+  SOMFS_TRY_ASSIGN(auto r, cut(std::move(info), {.crash_consistent = request.value("crash_consistent", false), .timeout_s = request.value("timeout", 30.0)}));
   return Json{{"schema", 1}, {"name", name}, {"epoch", r.epoch}, {"freeze_ms", r.freeze_ms}, {"total_ms", r.total_ms},
               {"writers", writers_json(r.writers)}, {"consistency", r.consistency}, {"frozen", r.frozen}};
 }
@@ -435,6 +439,7 @@ Json Volume::Impl::status() {
   Json v{{"schema", 1}, {"dir", options.dir}, {"state", state}, {"epoch", journal->epoch()},
          {"freeze_ms", {{"count", h.count()}, {"min", h.min()}, {"mean", h.mean()}, {"p50", h.percentile(0.5)}, {"p99", h.percentile(0.99)}, {"max", h.max()}}}};
   Json mirrors = Json::array();
+  auto relations = replication->status();
   for (const auto& t : journal->targets()) {
     bool clean = false;
     if (!t.gap && t.acked_epoch != 0 && journal->changes_in_epoch() == 0) {
@@ -444,9 +449,19 @@ Json Volume::Impl::status() {
     Json m{{"target", t.target}, {"state", locks.held(t.target) ? "MIGRATING" : t.gap ? "GAP" : clean ? "SYNCED" : "BEHIND"}, {"epoch", t.acked_epoch}};
     double lag = clean ? 0 : t.acked_cut_ns == 0 ? -1 : static_cast<double>(clock.wall_ns() - t.acked_cut_ns) / 1e9;
     m["acked_lag_s"] = lag < 0 ? Json(nullptr) : Json(lag);
+    if (auto at = relations.find(t.target); at != relations.end()) {
+      if (at->second["acked_lag_s"].is_null()) at->second["acked_lag_s"] = m["acked_lag_s"];   // nothing has landed yet in this process
+      m = std::move(at->second);
+      relations.erase(at);
+    }
     m["applied_lag_s"] = m["acked_lag_s"];   // a migration acknowledges what is applied
     m["backlog_bytes"] = 0;
-    m["pipeline"] = Json::object();
+    if (!m.contains("pipeline")) m["pipeline"] = Json::object();
+    mirrors.push_back(std::move(m));
+  }
+  for (auto& [target, m] : relations) {   // that never landed anything
+    m["applied_lag_s"] = m["acked_lag_s"];
+    m["backlog_bytes"] = 0;
     mirrors.push_back(std::move(m));
   }
   v["mirrors"] = std::move(mirrors);
@@ -495,6 +510,12 @@ void Volume::Impl::serve(Connection& c, const Json& request) {
     answer = s ? Result<Json>(Json{{"schema", 1}, {"deleted", request.value("name", "")}}) : pass_on(std::move(s).error());
   } else if (verb == "source-open") {
     return serve_source(c, request);
+  } else if (verb == "replicate" || verb == "replicate-stop" || verb == "pause" || verb == "resume" || verb == "sync" || verb == "lose") {
+    // Nobody speaks while waiting for the answer: what is readable is the end.
+    answer = replication->serve(verb, request, [&c] {
+      pollfd p{c.fd(), POLLIN, 0};
+      return ::poll(&p, 1, 0) > 0;
+    });
   } else if (verb == "umount") {
     (void)c.send(Json{{"schema", 1}, {"unmounting", true}});
     mount->stop();
@@ -508,7 +529,8 @@ void Volume::Impl::serve(Connection& c, const Json& request) {
 void Volume::Impl::serve_source(Connection& c, const Json& request) {
   std::string target = request.value("target", ""), snapshot = request.value("snapshot", ""), purpose = request.value("purpose", "");
   TargetLocks::Hold hold;
-  if (purpose == "migrate") {
+  const Replication::Aside aside = purpose == "migrate" || purpose == "verify" ? replication->step_aside(target) : nullptr;
+  if (purpose == "migrate" || aside) {
     // A run that was killed or lost its link holds the lock until this process has noticed: whoever runs it again is not refused for that.
     for (int tries = 0; !(hold = locks.take(target)) && tries < 100; ++tries) {
       const timespec tick{0, 10'000'000};
@@ -520,7 +542,7 @@ void Volume::Impl::serve_source(Connection& c, const Json& request) {
     }
   }
   Json answer{{"schema", 1}, {"volume", journal->volume().text()}, {"generation", journal->generation().text()}, {"brake", options.config.brake},
-              {"excludes", options.config.excludes}};
+              {"excludes", options.config.excludes}, {"replicated", aside != nullptr}};
   Json ancestors = Json::array();
   for (const Uuid& u : journal->ancestors()) ancestors.push_back(u.text());
   answer["ancestors"] = std::move(ancestors);
@@ -536,7 +558,8 @@ void Volume::Impl::serve_source(Connection& c, const Json& request) {
     info.for_migration = true;
     info.expires_ns = now + static_cast<std::int64_t>(options.config.expire_s * 1e9);
     snapshot = info.name;
-    auto r = cut(std::move(info), request.value("crash_consistent", false), request.value("timeout", 30.0), who.pid);
+    auto r = cut(std::move(info), {.crash_consistent = request.value("crash_consistent", false), .timeout_s = request.value("timeout", 30.0),
+                                  .requester_pid = who.pid});
     if (!r) {
       (void)c.send(error_json(r.error()));
       return;
@@ -605,6 +628,7 @@ Status Volume::run() {
     impl_->housekeeper.join();
   }
   impl_->gap_scan.reset();
+  impl_->replication->close();
   {
     Lock lock(impl_->cut_mutex);
     impl_->ending = true;

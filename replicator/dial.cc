@@ -128,6 +128,18 @@ Result<std::unique_ptr<Channel>> call(int socket, Banner::Word word, const Make&
   return channel;
 }
 
+// A peer that has gone without a word, or a way that swallows everything, is noticed within half a minute (tcp(7)).
+void prepare(int socket) {
+  const int on = 1, idle_s = 10, between_s = 5, probes = 4;
+  const unsigned unanswered_ms = 30'000;
+  ::setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  ::setsockopt(socket, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+  ::setsockopt(socket, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
+  ::setsockopt(socket, IPPROTO_TCP, TCP_KEEPINTVL, &between_s, sizeof between_s);
+  ::setsockopt(socket, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
+  ::setsockopt(socket, IPPROTO_TCP, TCP_USER_TIMEOUT, &unanswered_ms, sizeof unanswered_ms);
+}
+
 }  // namespace
 
 std::string Address::text() const {
@@ -167,9 +179,7 @@ Result<Fd> connect_to(const Address& address, const Patience& patience) {
       ::getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &e, &size);
     }
     if (e == 0) {
-      const int on = 1;
-      ::setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-      ::setsockopt(fd.get(), SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+      prepare(fd.get());
       return fd;
     }
     last.sys = e;
@@ -208,9 +218,7 @@ Result<std::unique_ptr<Channel>> pair_channel(int socket, Secret own, PairingCod
 }
 
 Result<Caller> answer_channel(int socket, const Doorkeeper& doorkeeper, const Patience& patience) {
-  const int on = 1;
-  ::setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-  ::setsockopt(socket, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+  prepare(socket);
   SOMFS_TRY_ASSIGN(const std::string source_line, receive_line(socket, patience));
   Banner own;
   own.word = Banner::Word::mirror;

@@ -101,6 +101,11 @@ Result<Welcome> Link::greet(const Hello& hello) {
   return welcome;
 }
 
+bool Link::over() const {
+  Lock l(mutex_);
+  return error_.has_value();
+}
+
 Status Link::ask_listings() {
   while (!wanted_.empty() && asked_.size() < kWindow) {
     std::string body;

@@ -26,6 +26,7 @@ class Link {
   Status send(MessageType type, std::string body);
   Result<Message> wait_for(MessageType type);          // anything else out of turn is an error
   Result<Welcome> greet(const Hello& hello);
+  bool over() const;                                   // nothing more will come
 
   // Listings: want() says what will be asked for, in the order in which listing() will be called; at most kWindow are under way or waiting.
   void want_listing(const ObjectId& dir) { wanted_.push_back(dir); }
@@ -51,7 +52,7 @@ class Link {
   std::deque<ObjectId> signatures_wanted_;
   std::size_t signatures_asked_ = 0;
 
-  Mutex mutex_;
+  mutable Mutex mutex_;
   CondVar change_;
   std::deque<Message> inbox_ GUARDED_BY(mutex_);
   std::size_t inbox_bytes_ GUARDED_BY(mutex_) = 0;

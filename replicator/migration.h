@@ -32,6 +32,26 @@ enum class Distrust : std::uint8_t {
   ids,         // not even the root is known (another file system, restored from elsewhere): compare by path
 };
 
+// A conversation that lands one epoch after another: what was committed last is the base of the next. After a failure it is over.
+// `transport` and `progress` are borrowed.
+class Session {
+ public:
+  Session(Transport& transport, Progress& progress) : transport_(transport), link_(transport, progress), progress_(progress) {}
+
+  Status greet(const Source& who, const MigrateOptions& options);
+  bool held() const { return welcome_.held; }              // an epoch waits there for a person's decision
+  Result<MigrateReport> land(Tree& tree, const Source& source, const MigrateOptions& options, Distrust distrust);
+  void bye() { (void)link_.send(MessageType::bye, {}); }   // what is held there is held whether or not the mirror hears it
+  bool broken() const { return link_.over(); }             // the mirror went away, or said that it gives up
+
+ private:
+  Transport& transport_;
+  Link link_;
+  Progress& progress_;
+  Welcome welcome_;
+  std::uint64_t counted_ = 0;                              // bytes on the wire that a report has named
+};
+
 // As declared in sender.h, over any tree.
 Result<MigrateReport> migrate_tree(Tree& tree, const Source& source, Transport& mirror, const MigrateOptions& options, Progress& progress,
                                    Distrust distrust);

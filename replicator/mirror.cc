@@ -17,6 +17,7 @@
 #include "common/log.h"
 #include "common/printable.h"
 #include "replicator/delta.h"
+#include "replicator/brake.h"
 #include "replicator/mirror_impl.h"
 #include "replicator/mirror_inode.h"
 
@@ -25,7 +26,7 @@ namespace somfs::replicator {
 namespace {
 
 constexpr const char* kState = ".somfs-mirror";
-constexpr std::uint64_t kBrakeFloor = 100;          // removals up to here are never held for their share alone
+constexpr std::uint64_t kAccepted = 60;             // seconds that a person's yes lasts
 constexpr std::uint64_t kSpaceMargin = 4u << 20;    // left free for the catalog and directories when an epoch commits
 
 Result<bool> exists(int dir, const char* name) {
@@ -354,18 +355,25 @@ Result<Committed> Mirror::commit() {
 }
 
 // Why the epoch is to be held; empty: it is not.
-std::string Mirror::Impl::brake(const Begin& begin, const CatalogPlay& play) {
-  if (begin.confirmed || begin.brake_share >= 1 || play.removed == 0) return {};
-  std::uint64_t before = reader->objects().value_or(1) - 1;
+Result<std::string> Mirror::Impl::brake(const Begin& begin, const CatalogPlay& play) {
+  if (begin.confirmed) SOMFS_TRY(writer->set_meta("peaks", ""));   // a person has seen what was there
+  if (begin.confirmed || begin.brake_share >= 1 || play.removed == 0) return std::string();
+  const std::uint64_t before = reader->objects().value_or(1) - 1, after = writer->objects().value_or(1) - 1;
   // Onto a tree no migration made everything comes anew: what counts is what nothing replaces.
   std::uint64_t removed = !foreign ? play.removed : play.removed - std::min(play.removed, play.created);
   auto old_root = reader->children(kRootRow);
   auto new_root = writer->children(kRootRow);
   if (old_root && new_root && !old_root->empty() && new_root->empty())
     return fmt::format("the source's root is empty, the mirror holds {} objects", before);
-  if (removed > kBrakeFloor && static_cast<double>(removed) > begin.brake_share * static_cast<double>(before))
-    return fmt::format("{} of {} objects would be removed", removed, before);
-  return {};
+  // The decision on a held epoch covers what its source removed while it was held, which comes next.
+  const std::uint64_t now = static_cast<std::uint64_t>(::time(nullptr)), decided = writer->number("accepted").value_or(0);
+  if (now >= decided && now - decided < kAccepted) return std::string();
+  Peaks peaks = Peaks::parse(writer->meta("peaks").value_or(std::string()));
+  peaks.add(::time(nullptr), before);
+  if (std::string why = replicator::brake(removed, before, after, foreign ? 0 : peaks.most(::time(nullptr)), begin.brake_share); !why.empty()) return why;
+  // Only where it removes something can what it held before have been a peak.
+  SOMFS_TRY(writer->set_meta("peaks", peaks.text()));
+  return std::string();
 }
 
 Status Mirror::Impl::check_space(std::uint64_t in_place) {
@@ -400,7 +408,8 @@ Result<Committed> Mirror::Impl::commit() {
     SOMFS_TRY(e.receiver->sync());
     SOMFS_TRY(e.redo.finish());
     if (::fsync(journal.get()) != 0) return fail_errno("cannot sync the mirror's redo list");
-    if (std::string why = brake(e.begin, *e.play); !why.empty()) {
+    SOMFS_TRY_ASSIGN(const std::string why, brake(e.begin, *e.play));
+    if (!why.empty()) {
       Committed c{e.begin.epoch, true, why, e.play->removed, e.play->created, e.play->changed};
       writer->rollback();
       SOMFS_TRY(writer->begin());
@@ -496,6 +505,8 @@ Status Mirror::Impl::decide_held(bool accept) {
     RedoHead head;
     SOMFS_TRY(read_redo(journal.get(), redo, true, &head, [&](const RedoOp& op) { return play.play(op); }));
     SOMFS_TRY(play.settle());
+    SOMFS_TRY(writer->set_meta("peaks", ""));
+    SOMFS_TRY(writer->set_number("accepted", static_cast<std::uint64_t>(::time(nullptr))));
     auto done = land(head, true, play);
     return done ? Status() : Status(pass_on(done.error()));
   }();

@@ -83,7 +83,7 @@ struct Mirror::Impl {
   Status give_up(const std::string& redo, bool keep);
   Status usable() const;
   Status write_meta(const RedoHead& head, bool something);
-  std::string brake(const Begin& begin, const CatalogPlay& play);
+  Result<std::string> brake(const Begin& begin, const CatalogPlay& play);
   Status check_space(std::uint64_t in_place);
   Result<Committed> commit();
   Result<Committed> land(const RedoHead& head, bool something, const CatalogPlay& play);

@@ -2,6 +2,8 @@
 #include "replicator/sender.h"
 
 #include <algorithm>
+#include <chrono>
+#include <utility>
 
 #include "common/bytes.h"
 #include "common/printable.h"
@@ -77,8 +79,10 @@ Result<bool> attempt(Run& run, const Choice& choice, bool by_path, MigrateReport
   SOMFS_TRY(sent);
   if (dry) return true;
   run.progress.phase = "committing";
+  const auto asked = std::chrono::steady_clock::now();
   SOMFS_TRY(run.link.send(MessageType::commit, {}));
   SOMFS_TRY_ASSIGN(Message m, run.link.wait_for(MessageType::committed));
+  report->committed_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - asked).count();
   Committed committed;
   if (!decode(m.body, &committed)) return fail(Exit::peer_version, "cannot talk to the mirror", {}, "its answer to the commit is malformed");
   if (committed.epoch != run.source.epoch)
@@ -86,6 +90,7 @@ Result<bool> attempt(Run& run, const Choice& choice, bool by_path, MigrateReport
   report->held = committed.held;
   report->held_reason = printable(committed.reason);
   report->removed = committed.removed;
+  report->created = committed.created;
   return true;
 }
 
@@ -102,43 +107,45 @@ Status resolve(Source& source, const Welcome& welcome) {
   return {};
 }
 
-Result<MigrateReport> migrate_tree(Tree& tree, const Source& asked, Transport& transport, const MigrateOptions& options, Progress& progress,
-                                   Distrust distrust) {
-  Link link(transport, progress);
-  SOMFS_TRY_ASSIGN(Welcome welcome, link.greet(hello_of(asked, "migrate", options)));
+Status Session::greet(const Source& who, const MigrateOptions& options) {
+  SOMFS_TRY_ASSIGN(welcome_, link_.greet(hello_of(who, "migrate", options)));
+  return {};
+}
+
+Result<MigrateReport> Session::land(Tree& tree, const Source& asked, const MigrateOptions& options, Distrust distrust) {
+  const auto begun = std::chrono::steady_clock::now();
   Source source = asked;
-  SOMFS_TRY(resolve(source, welcome));
+  SOMFS_TRY(resolve(source, welcome_));
   MigrateReport report;
-  report.mirror = welcome.mirror;
+  report.mirror = welcome_.mirror;
   report.epoch = source.epoch;
-  if (welcome.held && !options.confirmed) {
+  if (welcome_.held && !options.confirmed) {
     report.held = true;
     report.held_reason = "an earlier epoch waits for a decision";
     return report;
   }
-  SOMFS_TRY_ASSIGN(Choice choice, choose(source, welcome, options));
+  SOMFS_TRY_ASSIGN(Choice choice, choose(source, welcome_, options));
   if ((distrust != Distrust::nothing || !options.repair.empty()) && choice.strategy == Strategy::differential) choice = {Strategy::gap_scan, source.compare_content};
   report.strategy = name_of(choice.strategy);
   if (choice.strategy == Strategy::differential && source.dirty->empty()) {
     // The mirror holds this state already, under the epoch it has: nothing is begun, and nothing need be synced.
-    report.epoch = welcome.epoch;
-    report.bytes_wire = transport.bytes_sent();
-    (void)link.send(MessageType::bye, {});
+    report.epoch = welcome_.epoch;
+    report.bytes_wire = transport_.bytes_sent();
     return report;
   }
-  const bool by_path = choice.strategy == Strategy::gap_scan && (welcome.foreign_tree || distrust == Distrust::ids);
+  const bool by_path = choice.strategy == Strategy::gap_scan && (welcome_.foreign_tree || distrust == Distrust::ids);
   std::unordered_map<ObjectId, StagedFile> staged;
-  if (welcome.staged != 0 && !options.dry_run) {
-    SOMFS_TRY_ASSIGN(staged, ask_staged(link));
+  if (welcome_.staged != 0 && !options.dry_run) {
+    SOMFS_TRY_ASSIGN(staged, ask_staged(link_));
   }
   std::unordered_set<ObjectId> skip;
   std::vector<std::string> unreadable;
   for (int i = 0;; ++i) {
-    Run run(tree, source, options, progress, link);
+    Run run(tree, source, options, progress_, link_);
     run.staged = std::move(staged);
     run.skip = skip;
-    run.mirror_objects = welcome.files;
-    run.mirror_user = welcome.user;
+    run.mirror_objects = welcome_.files;
+    run.mirror_user = welcome_.user;
     auto done = attempt(run, choice, by_path, &report);
     auto named = run.take_unreadable();
     unreadable.insert(unreadable.end(), named.begin(), named.end());
@@ -154,13 +161,33 @@ Result<MigrateReport> migrate_tree(Tree& tree, const Source& asked, Transport& t
     report.names = run.names;
     if (options.dry_run) report.removed = run.removed;
     report.bytes_source = run.bytes_source;
-    report.bytes_wire = options.dry_run ? run.bytes_records.load() : transport.bytes_sent() + transport.bytes_received();
+    const std::uint64_t wire = transport_.bytes_sent() + transport_.bytes_received();
+    report.bytes_wire = options.dry_run ? run.bytes_records.load() : wire - std::exchange(counted_, wire);
     break;
   }
   std::sort(unreadable.begin(), unreadable.end());
   unreadable.erase(std::unique(unreadable.begin(), unreadable.end()), unreadable.end());
   report.unreadable = std::move(unreadable);
-  (void)link.send(MessageType::bye, {});   // the epoch is held whether or not the mirror hears it
+  report.sent_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count() - report.committed_s;
+  welcome_.held = report.held;
+  if (!options.dry_run && !report.held) {
+    welcome_.volume = source.volume;
+    welcome_.generation = source.generation;
+    welcome_.epoch = report.epoch;
+    welcome_.foreign_tree = false;
+    welcome_.staged = 0;
+    welcome_.files += report.created;
+    welcome_.files -= std::min(report.removed, welcome_.files);
+  }
+  return report;
+}
+
+Result<MigrateReport> migrate_tree(Tree& tree, const Source& source, Transport& transport, const MigrateOptions& options, Progress& progress,
+                                   Distrust distrust) {
+  Session session(transport, progress);
+  SOMFS_TRY(session.greet(source, options));
+  auto report = session.land(tree, source, options, distrust);
+  if (report) session.bye();
   return report;
 }
 

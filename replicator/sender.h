@@ -54,9 +54,10 @@ struct MigrateReport {
   Uuid mirror;
   std::uint64_t epoch = 0;
   std::uint64_t files = 0;                            // objects sent or changed, names changed counted apart
-  std::uint64_t names = 0, removed = 0;
+  std::uint64_t names = 0, removed = 0, created = 0;
   std::uint64_t bytes_source = 0;                     // read from the snapshot
   std::uint64_t bytes_wire = 0;                       // both ways; a dry run: what would be sent
+  double sent_s = 0, committed_s = 0;                 // until the commit was asked for; from then until it was acknowledged
   bool held = false;
   std::string held_reason;
   std::vector<std::string> unreadable;                // printable paths with reasons: Exit::partial

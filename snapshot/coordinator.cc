@@ -202,7 +202,7 @@ Result<CutReport> Coordinator::Impl::run(const CutRequest& request, const Slots&
   const std::int64_t start = clock.mono_ns();
   const auto allowed = static_cast<std::int64_t>(std::clamp(request.timeout_s, 0.0, 86400.0) * 1e9);
   CutReport report;
-  report.consistency = writers.empty() ? "crash" : "application";
+  report.consistency = !request.writers || writers.empty() ? "crash" : "application";
   Slots asked;
   bool prepared = false;
 
@@ -229,7 +229,7 @@ Result<CutReport> Coordinator::Impl::run(const CutRequest& request, const Slots&
     }
   }
   release_all(asked, done.has_value(), std::max(start + allowed, clock.mono_ns() + kLeastRelease), report);
-  {
+  if (request.writers) {
     Lock l(mutex);
     last = report.writers;
   }
@@ -241,6 +241,7 @@ Result<CutReport> Coordinator::Impl::run(const CutRequest& request, const Slots&
 // `asked` grows with the report, one for one; null where there is nothing to release.
 Status Coordinator::Impl::ask_all(const CutRequest& request, const Slots& writers, std::int64_t by, CutReport& report,
                                   Slots& asked) {
+  if (!request.writers) return {};
   Status verdict;
   for (const auto& slot : writers) {
     WriterReport answer;
@@ -262,8 +263,8 @@ Status Coordinator::Impl::ask_all(const CutRequest& request, const Slots& writer
 }
 
 Status Coordinator::Impl::flush(const CutRequest& request, std::int64_t by, CutReport& report) {
+  if (!actions.barrier || !request.flush) return {};
   enter("flushing");
-  if (!actions.barrier) return {};
   Status flushed = actions.barrier(by);
   if (flushed || !request.crash_consistent) return flushed;
   report.consistency = "crash";

@@ -26,6 +26,8 @@ struct WriterReport {
 struct CutRequest {
   std::string name;
   bool crash_consistent = false;   // go on without writers that veto, time out or fail
+  bool writers = true;             // false: none is asked
+  bool flush = true;               // false: what applications have not handed over yet (dirty mappings) is not part of it
   double timeout_s = 30;           // the whole procedure
   unsigned drain_ms = 500, hold_ms = 1000;
   int requester_pid = 0;           // who asked, where it is a process: never frozen by a writer

@@ -98,27 +98,48 @@ void Journal::intend(const ObjectId& object, const Handle* handle, Promise promi
 }
 
 void Journal::accept(const Change& change, std::span<const std::byte>) noexcept {
-  Impl& j = *impl_;
-  Lock l(j.mu_);
-  ++j.seq_;
-  ++j.changes_;
-  if (!j.in_flight_.empty()) {
-    j.in_flight_.erase(change.object);
-    if (change.parent) j.in_flight_.erase(change.parent);
-    if (change.old) j.in_flight_.erase(change.old);
+  if (impl_->take_in(change) && impl_->options_.on_first_change) impl_->options_.on_first_change();
+}
+
+bool Journal::Impl::take_in(const Change& change) {
+  Lock l(mu_);
+  ++seq_;
+  const bool first = changes_++ == 0;
+  if (first) note_first_change();
+  if (!in_flight_.empty()) {
+    in_flight_.erase(change.object);
+    if (change.parent) in_flight_.erase(change.parent);
+    if (change.old) in_flight_.erase(change.old);
   }
-  const bool was_whole = j.dirty_.volume_whole();
-  if (!j.dirty_.add(change)) return;  // a record would tell nothing new
-  if (change.parent && j.dirty_.needs_handle(change.parent))
-    if (auto at = j.marks_.find(change.parent); at != j.marks_.end()) j.dirty_.learn_handle(change.parent, at->second);
-  j.degraded_ |= j.dirty_.degraded();
-  if (j.dirty_.volume_whole() && !was_whole) {
-    j.everything();
-    return;
+  const bool was_whole = dirty_.volume_whole();
+  if (!dirty_.add(change)) return first;  // a record would tell nothing new
+  if (change.parent && dirty_.needs_handle(change.parent))
+    if (auto at = marks_.find(change.parent); at != marks_.end()) dirty_.learn_handle(change.parent, at->second);
+  degraded_ |= dirty_.degraded();
+  if (dirty_.volume_whole() && !was_whole) {
+    everything();
+    return first;
   }
-  j.scratch_.clear();
-  encode_change(j.scratch_, change);
-  j.append(RecordType::change, j.scratch_);
+  scratch_.clear();
+  encode_change(scratch_, change);
+  append(RecordType::change, scratch_);
+  return first;
+}
+
+void Journal::Impl::note_first_change() {
+  constexpr std::size_t kMost = 4096;
+  first_changes_.push_back({epoch_, clock_.wall_ns()});
+  if (first_changes_.size() <= kMost) return;
+  // The oldest two become one that says too much rather than too little.
+  first_changes_[1].wall_ns = first_changes_[0].wall_ns;
+  first_changes_.pop_front();
+}
+
+std::int64_t Journal::changed_since_ns(std::uint64_t epoch) const {
+  Lock l(impl_->mu_);
+  const auto& all = impl_->first_changes_;
+  auto at = std::partition_point(all.begin(), all.end(), [&](const Impl::FirstChange& f) { return f.epoch <= epoch; });
+  return at == all.end() ? 0 : at->wall_ns;
 }
 
 void Journal::found(const ObjectId& object, const Handle* handle, bool subtree) noexcept {

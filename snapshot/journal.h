@@ -56,6 +56,7 @@ class Journal final : public ChangeSink {
     unsigned flush_ms = 500;               // marks are durable within a second
     DirtySet::Bounds bounds;
     bool start_flusher = true;             // tests drive flush() themselves
+    std::function<void()> on_first_change; // an epoch has its first change; called on the data path without locks, must not block
   };
   // `dir_fd`: the journal's directory. `fs_id`: identity of the backing file system (f_fsid or UUID), compared with the last one.
   static Result<std::unique_ptr<Journal>> open(int dir_fd, const std::string& fs_id, const Clock& clock, Options options);
@@ -74,6 +75,8 @@ class Journal final : public ChangeSink {
   std::uint64_t epoch() const;             // the current, unfinished one; starts at 1
   std::uint64_t last_seq() const;
   std::uint64_t changes_in_epoch() const;  // 0: a cut needs no freeze
+  // Wall clock of the first change after the end of `epoch` that was seen since open, never later than it was; 0: none was.
+  std::int64_t changed_since_ns(std::uint64_t epoch) const;
 
   // At a cut, with every mutation stopped: ends the epoch and returns its number. Cheap; compaction to disk happens behind.
   std::uint64_t rotate() noexcept;

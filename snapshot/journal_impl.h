@@ -45,6 +45,8 @@ struct Journal::Impl {
   void mark(const ObjectId& object, const Handle* handle) REQUIRES(mu_);
   void everything() REQUIRES(mu_);
   void lose_log(const std::string& why) REQUIRES(mu_);
+  bool take_in(const Change& change) EXCLUDES(mu_);               // whether it is the epoch's first
+  void note_first_change() REQUIRES(mu_);
 
   // Durability: everything appended up to `position`. Callers share one sync.
   void make_durable(std::uint64_t position) EXCLUDES(mu_);
@@ -95,6 +97,11 @@ struct Journal::Impl {
   std::uint64_t log_size_ GUARDED_BY(mu_) = 0;                    // since the last hand-over
   std::uint64_t epoch_ GUARDED_BY(mu_) = 1;
   std::uint64_t seq_ GUARDED_BY(mu_) = 0, changes_ GUARDED_BY(mu_) = 0;
+  struct FirstChange {
+    std::uint64_t epoch = 0;
+    std::int64_t wall_ns = 0;
+  };
+  std::deque<FirstChange> first_changes_ GUARDED_BY(mu_);         // of epochs that have any, oldest first; bounded
   Uuid volume_ GUARDED_BY(mu_), generation_ GUARDED_BY(mu_);      // for segment headers
   std::string scratch_ GUARDED_BY(mu_);
   std::string trouble_ GUARDED_BY(mu_);

@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "common/bytes.h"
+#include "replicator/brake.h"
 #include "replicator/mirror.h"
 #include "tests/unit/replicator/mirror_model.h"
 
@@ -251,6 +252,88 @@ TEST_F(MirrorTest, TheBrakeHoldsAMassRemovalUntilDecided) {
     ASSERT_TRUE(lands(*m, begin(accept ? 2 : 1, 3), accept ? "" : plan(s, t)));
     EXPECT_EQ(compare(dir.path, t), "");
   }
+}
+
+TEST_F(MirrorTest, ManySmallRemovalsAreAMassRemovalToo) {
+  Scratch dir("/dev/shm");
+  auto m = open(dir.path);
+  State s;
+  for (int i = 0; i < 400; ++i) s.add(s.root, "f" + std::to_string(i), Kind::file, "x");
+  s.sweep();
+  ASSERT_TRUE(lands(*m, begin(0, 1), plan(empty(), s)));
+  int gone = 0;
+  std::uint64_t epoch = 1;
+  auto remove = [&](int n) {
+    State t = s;
+    for (int i = 0; i < n; ++i) t.unlink(t.root, "f" + std::to_string(gone + i));
+    t.sweep();
+    Begin b = begin(epoch, epoch + 1);
+    b.brake_share = 0.5;
+    auto c = model::run(*m, b, plan(s, t));
+    EXPECT_TRUE(c);
+    if (!c->held) {
+      s = t;
+      gone += n;
+      ++epoch;
+    }
+    return c->held;
+  };
+  for (int i = 0; i < 10; ++i) EXPECT_FALSE(remove(20)) << i;
+  m.reset();
+  m = open(dir.path);   // what was held before is remembered
+  ASSERT_TRUE(m->greet(hello()));
+  EXPECT_TRUE(remove(1));
+  EXPECT_EQ(m->held_reason(), "201 of the 400 objects held within the last hour would be gone");
+  ASSERT_TRUE(m->decide_held(true));
+  State t = s;
+  t.unlink(t.root, "f" + std::to_string(gone));
+  t.sweep();
+  EXPECT_EQ(compare(dir.path, t), "");
+  s = t;
+  ++gone;
+  ++epoch;
+  EXPECT_FALSE(remove(120)) << "a person has said yes";
+  EXPECT_EQ(compare(dir.path, s), "");
+}
+
+TEST_F(MirrorTest, WhatComesAndGoesIsNoMassRemoval) {
+  Scratch dir("/dev/shm");
+  auto m = open(dir.path);
+  State s;
+  for (int i = 0; i < 150; ++i) s.add(s.root, "f" + std::to_string(i), Kind::file, "x");
+  s.sweep();
+  ASSERT_TRUE(lands(*m, begin(0, 1), plan(empty(), s)));
+  for (std::uint64_t epoch = 1; epoch < 20; ++epoch) {
+    State t = s;
+    for (int i = 0; i < 50; ++i) {
+      t.add(t.root, "t" + std::to_string(epoch) + "." + std::to_string(i), Kind::file, "t");
+      if (epoch > 1) t.unlink(t.root, "t" + std::to_string(epoch - 1) + "." + std::to_string(i));
+    }
+    t.sweep();
+    Begin b = begin(epoch, epoch + 1);
+    b.brake_share = 0.5;
+    ASSERT_TRUE(lands(*m, b, plan(s, t))) << epoch;
+    s = t;
+  }
+  EXPECT_EQ(compare(dir.path, s), "");
+}
+
+TEST(Peaks, AreThoseOfTheLastHour) {
+  Peaks p;
+  EXPECT_EQ(p.most(0), 0u);
+  const std::int64_t t = 1'700'000'000;
+  p.add(t, 500);
+  p.add(t + 1, 400);
+  p.add(t + 1800, 300);
+  EXPECT_EQ(p.most(t + 1800), 500u);
+  p = Peaks::parse(p.text());
+  EXPECT_EQ(p.most(t + 3000), 500u);
+  EXPECT_EQ(p.most(t + 4200), 300u);
+  EXPECT_EQ(p.most(t + 9000), 0u);
+  EXPECT_EQ(p.most(t - 9000), 0u) << "a clock that was put back";
+  for (std::int64_t i = 0; i < 100'000; i += 60) p.add(t + i, 1);
+  EXPECT_LT(p.text().size(), 300u);
+  for (const char* bad : {"", ":", "5", "5:", "x:1", "5:1 :", "99999999999999999999999:1", "1:99999999999999999999999"}) EXPECT_EQ(Peaks::parse(bad).most(1500), std::string(bad) == "5:1 :" ? 1u : 0u) << bad;
 }
 
 TEST_F(MirrorTest, AnEmptiedRootIsHeld) {

@@ -1,0 +1,409 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/replication.h"
+
+#include <unistd.h>
+
+#include <vector>
+
+#include "cli/target.h"
+#include "common/fd.h"
+#include "common/log.h"
+#include "common/printable.h"
+
+namespace somfs::cli {
+namespace {
+
+constexpr std::size_t kMostRelations = 16;
+
+Result<replicator::Pacing> pacing_of(const std::string& text) {
+  for (auto p : {replicator::Pacing::bottleneck, replicator::Pacing::paper, replicator::Pacing::none})
+    if (text == replicator::name_of(p)) return p;
+  return fail(Exit::usage, "unknown pacing", printable(text), {}, "use bottleneck, paper or none");
+}
+
+class TargetConnector final : public replicator::Connector {
+ public:
+  explicit TargetConnector(Target target, std::uint64_t bwlimit) : target_(std::move(target)), bwlimit_(bwlimit) {}
+
+  Result<std::unique_ptr<replicator::Transport>> connect() override {
+    auto link = std::make_unique<MirrorLink>(target_, MirrorLink::Missing::make, bwlimit_);
+    MirrorLink* fresh = link.get();
+    {
+      Lock l(mutex_);
+      link_.swap(link);
+      if (interrupted_) fresh->interrupt();
+    }
+    return fresh->connect();
+  }
+  Status finish() override {
+    std::unique_ptr<MirrorLink> link;
+    {
+      Lock l(mutex_);
+      link_.swap(link);
+    }
+    return link ? link->finish() : Status();
+  }
+  void interrupt(bool on) override {
+    Lock l(mutex_);
+    interrupted_ = on;
+    if (on && link_) link_->interrupt();
+  }
+
+ private:
+  const Target target_;
+  const std::uint64_t bwlimit_;
+  Mutex mutex_;
+  std::unique_ptr<MirrorLink> link_ GUARDED_BY(mutex_);
+  bool interrupted_ GUARDED_BY(mutex_) = false;
+};
+
+Json pipeline_json(const Json& stored, const replicator::RelationStatus& s) {
+  return {{"mode", stored.value("mode", "async")}, {"pipeline", "serial"}, {"pacing", stored.value("pacing", "bottleneck")},
+          {"interval_s", s.decision.interval_s}, {"pace", s.decision.reason()}, {"groups", s.groups}, {"bytes", s.bytes}, {"bytes_wire", s.bytes_wire},
+          {"source_s", s.sent_s}, {"mirror_s", s.committed_s}, {"failures", s.failures}};
+}
+
+// A snapshot that lasts as long as this object, and a view of it.
+class Moment {
+ public:
+  static Result<std::unique_ptr<Moment>> cut(const Replication::Parts& parts, const char* purpose, std::uint64_t number, bool flush) {
+    snapshot::SnapshotInfo info;
+    info.name = purpose + ("-" + std::to_string(::getpid())) + "-" + std::to_string(number);
+    info.for_migration = true;
+    info.expires_ns = parts.clock.wall_ns() + static_cast<std::int64_t>(parts.config.expire_s * 1e9);
+    const std::string name = info.name;
+    SOMFS_TRY_ASSIGN(const auto report, parts.cut(std::move(info), flush));
+    auto moment = std::make_unique<Moment>(parts.store, name, report.epoch);
+    SOMFS_TRY_ASSIGN(moment->view_, snapshot::View::open(parts.root_fd, parts.store_fd, name));
+    return moment;
+  }
+  Moment(snapshot::Store& store, std::string name, std::uint64_t epoch) : store_(store), name_(std::move(name)), epoch_(epoch) {}
+  ~Moment() {
+    view_.reset();
+    (void)store_.remove(name_);   // it may have been dropped meanwhile
+  }
+  Moment(const Moment&) = delete;
+  Moment& operator=(const Moment&) = delete;
+  snapshot::View& view() { return *view_; }
+  std::uint64_t epoch() const { return epoch_; }
+
+ private:
+  snapshot::Store& store_;
+  const std::string name_;
+  const std::uint64_t epoch_;
+  std::unique_ptr<snapshot::View> view_;
+};
+
+}  // namespace
+
+// A moment, and the target's lock.
+class Replication::OneInstant final : public replicator::Instant {
+ public:
+  static Result<std::unique_ptr<Instant>> make(const Replication& all, const std::string& target, bool flush, std::uint64_t number) {
+    auto made = std::make_unique<OneInstant>(all.parts_, target);
+    made->hold_ = all.parts_.locks.take(target);
+    if (!made->hold_) return fail(Exit::locked, "another run is under way to", printable(target));
+    SOMFS_TRY_ASSIGN(made->moment_, Moment::cut(all.parts_, "replicate", number, flush));
+    made->tree_ = replicator::tree_of(made->moment_->view());
+    made->identity_ = all.identity();
+    return made;
+  }
+  OneInstant(const Parts& parts, std::string target) : parts_(parts), target_(std::move(target)) {}
+  ~OneInstant() override {
+    tree_.reset();
+    hold_ = {};   // what follows may take its time
+  }
+
+  replicator::Tree& tree() override { return *tree_; }
+  std::uint64_t epoch() const override { return moment_->epoch(); }
+  Result<replicator::Source> source() override {
+    replicator::Source s = identity_;
+    s.view = &moment_->view();
+    s.epoch = epoch();
+    if (auto known = parts_.journal.target(target_)) {
+      s.base_epoch = known->acked_epoch;
+      s.gap = known->gap;
+      s.compare_content = known->content;
+    }
+    s.excludes = parts_.config.excludes;
+    s.dirty_since = [this](std::uint64_t epoch) -> Result<replicator::Changes> {
+      auto dirty = parts_.journal.dirty_since(epoch, moment_->epoch());
+      replicator::Changes changes;
+      changes.complete = dirty.has_value();
+      changes.set = dirty ? std::move(*dirty) : parts_.journal.known_since(epoch, moment_->epoch());
+      return changes;
+    };
+    return s;
+  }
+  Status acknowledge(const Uuid& mirror, std::uint64_t epoch) override {
+    std::int64_t cut_ns = 0;
+    for (const auto& s : parts_.store.list())
+      if (s.epoch == epoch) cut_ns = s.created_ns;
+    return parts_.journal.acknowledge(target_, mirror, epoch, cut_ns);
+  }
+  void flag_gap() override { parts_.journal.flag_gap(false); }
+
+ private:
+  const Parts& parts_;
+  const std::string target_;
+  std::unique_ptr<Moment> moment_;
+  std::unique_ptr<replicator::Tree> tree_;
+  TargetLocks::Hold hold_;
+  replicator::Source identity_;
+};
+
+Replication::Replication(Parts parts) : parts_(std::move(parts)) {}
+Replication::~Replication() { close(); }
+
+Result<std::unique_ptr<replicator::Instant>> Replication::cut(const std::string& target, bool flush) {
+  return OneInstant::make(*this, target, flush, ++cuts_);
+}
+
+replicator::Source Replication::identity() const {
+  replicator::Source s;
+  s.volume = parts_.journal.volume();
+  s.generation = parts_.journal.generation();
+  s.ancestors = parts_.journal.ancestors();
+  return s;
+}
+
+std::uint64_t Replication::acknowledged(const std::string& target) const {
+  const auto known = parts_.journal.target(target);
+  return known ? known->acked_epoch : 0;
+}
+
+std::int64_t Replication::changed_since_ns(std::uint64_t epoch) const { return parts_.journal.changed_since_ns(epoch); }
+
+Result<replicator::RelationSettings> Replication::settings_of(const Json& stored) const {
+  replicator::RelationSettings s;
+  s.target = stored.value("target", "");
+  const std::string mode = stored.value("mode", "async"), pipeline = stored.value("pipeline", "auto");
+  if (mode != "async") return fail(Exit::usage, "replication in mode " + printable(mode) + " is not in this version", {}, {}, "use --mode async");
+  if (pipeline != "auto" && pipeline != "serial")
+    return fail(Exit::usage, "the pipeline " + printable(pipeline) + " is not in this version", {}, {}, "use --pipeline serial");
+  SOMFS_TRY_ASSIGN(s.pace.pacing, pacing_of(stored.value("pacing", "bottleneck")));
+  s.pace.rpo_s = stored.value("rpo", 0.0);
+  if (const std::string wrong = s.pace.problem(); !wrong.empty()) return fail(Exit::usage, "cannot replicate like that:", wrong);
+  s.options.brake_share = parts_.config.brake;
+  char host[256] = {};
+  ::gethostname(host, sizeof host - 1);
+  s.options.host = host;
+  return s;
+}
+
+Status Replication::start(const Json& stored, bool probe) {
+  SOMFS_TRY_ASSIGN(auto settings, settings_of(stored));
+  SOMFS_TRY_ASSIGN(Target target, parse_target(settings.target));
+  if (probe) SOMFS_TRY(refuse_overlap(target, parts_.dir, parts_.mountpoint));   // else before the mount serves: it would wait for it
+  settings.target = target.text;
+  settings.options.volume_name = target.volume;
+  std::shared_ptr<replicator::Relation> before;   // ends without the lock, which its end may wait for
+  {
+    Lock l(mutex_);
+    if (auto at = relations_.find(target.text); at != relations_.end()) before = std::move(at->second.relation);
+    else if (relations_.size() >= kMostRelations) return fail(Exit::usage, "too many relations", {}, {}, "stop one first");
+  }
+  if (before) before->end();
+  auto connector = std::make_unique<TargetConnector>(target, parts_.config.bwlimit);
+  Status reached;
+  if (probe) reached = replicator::Relation::probe(*connector, identity(), settings.options);
+  Lock l(mutex_);
+  auto at = relations_.find(target.text);
+  if (!reached && at == relations_.end()) return reached;
+  if (closed_) return fail(Exit::temporary, "the volume is being unmounted");
+  Entry& entry = relations_[target.text];
+  if (reached) {
+    entry.stored = stored;
+    entry.stored["target"] = target.text;
+  } else {
+    // What was there before goes on as it was.
+    SOMFS_TRY_ASSIGN(settings, settings_of(entry.stored));
+    settings.options.volume_name = target.volume;
+  }
+  settings.target = target.text;
+  entry.relation = std::make_shared<replicator::Relation>(*this, std::move(connector), settings, entry.stored.value("paused", false), parts_.clock);
+  return reached;
+}
+
+Status Replication::store_all() {
+  Json list = Json::array();
+  {
+    Lock l(mutex_);
+    for (const auto& [target, entry] : relations_) list.push_back(entry.stored);
+  }
+  return replace_file(parts_.own_fd, "relations", Json{{"schema", 1}, {"relations", list}}.dump(2) + "\n");
+}
+
+Status Replication::open() {
+  auto text = read_file(parts_.own_fd, "relations", 1u << 20);
+  if (!text) return text.error().sys == ENOENT ? Status() : pass_on(std::move(text).error());
+  const Json stored = Json::parse(*text, nullptr, false);
+  if (!stored.is_object() || stored.value("schema", 0) != 1 || !stored.contains("relations") || !stored["relations"].is_array())
+    return fail(Exit::configuration, "cannot read the relations of", printable(parts_.dir), "its file .somfs/relations is damaged", "remove it, and begin them anew with somfs-ctl replicate");
+  for (const Json& one : stored["relations"])
+    if (Status s = start(one, false); !s) log::warning("{}", s.error().line());   // the volume is served all the same
+  return {};
+}
+
+void Replication::changed() noexcept {
+  Lock l(mutex_);
+  for (auto& [target, entry] : relations_)
+    if (entry.relation) entry.relation->changed();
+}
+
+void Replication::close() {
+  std::vector<std::shared_ptr<replicator::Relation>> ending;
+  {
+    Lock l(mutex_);
+    closed_ = true;
+    for (auto& [target, entry] : relations_)
+      if (entry.relation) ending.push_back(std::move(entry.relation));
+    relations_.clear();
+  }
+  for (const auto& relation : ending) relation->end();
+}
+
+Result<std::map<std::string, std::shared_ptr<replicator::Relation>>> Replication::asked_for(const Json& request) const {
+  const std::string target = request.value("target", "");
+  std::map<std::string, std::shared_ptr<replicator::Relation>> out;
+  Lock l(mutex_);
+  for (const auto& [name, entry] : relations_)
+    if (entry.relation && (target.empty() || target == name)) out.emplace(name, entry.relation);
+  if (out.empty())
+    return fail(Exit::usage, target.empty() ? "nothing is replicated from" : "not replicated to", printable(target.empty() ? parts_.dir : target), {},
+                "begin with somfs-ctl replicate DIR TARGET");
+  return out;
+}
+
+Result<Json> Replication::replicate(const Json& request) {
+  Lock one(changing_);
+  Json stored{{"target", request.value("target", "")}, {"mode", request.value("mode", "async")}, {"pipeline", request.value("pipeline", "auto")},
+              {"pacing", request.value("pacing", "bottleneck")}, {"rpo", request.value("rpo", 0.0)}, {"paused", false}};
+  SOMFS_TRY(start(stored, true));
+  SOMFS_TRY(store_all());
+  return Json{{"schema", 1}, {"target", stored["target"]}, {"replicating", true}};
+}
+
+Result<Json> Replication::stop(const Json& request) {
+  Lock one(changing_);
+  SOMFS_TRY_ASSIGN(auto which, asked_for(request));
+  if (which.size() > 1) return fail(Exit::usage, "several relations: which one?", {}, {}, "name its target");
+  const auto& [target, relation] = *which.begin();
+  {
+    Lock l(mutex_);
+    relations_.erase(target);
+  }
+  relation->end();
+  SOMFS_TRY(store_all());
+  return Json{{"schema", 1}, {"target", target}, {"replicating", false}};
+}
+
+Result<Json> Replication::pause(const Json& request, bool paused) {
+  Lock one(changing_);
+  SOMFS_TRY_ASSIGN(auto which, asked_for(request));
+  Json targets = Json::array();
+  for (const auto& [target, relation] : which) {
+    relation->pause(paused);
+    targets.push_back(target);
+    Lock l(mutex_);
+    relations_[target].stored["paused"] = paused;
+  }
+  SOMFS_TRY(store_all());
+  return Json{{"schema", 1}, {"paused", paused}, {"targets", targets}};
+}
+
+Result<Json> Replication::sync(const Json& request, const std::function<bool()>& gone) {
+  SOMFS_TRY_ASSIGN(auto which, asked_for(request));
+  const std::int64_t start = parts_.clock.mono_ns();
+  const double timeout = request.value("timeout", 60.0);
+  auto passed = [&] { return static_cast<double>(parts_.clock.mono_ns() - start) / 1e9; };
+  Json targets = Json::array();
+  for (const auto& [target, relation] : which) {
+    SOMFS_TRY(relation->sync(timeout - passed(), gone));
+    targets.push_back(target);
+  }
+  return Json{{"schema", 1}, {"synced", true}, {"targets", targets}, {"seconds", passed()}};
+}
+
+// What is counted is one instant: the difference between it and what the mirror holds.
+Result<Json> Replication::lose(const Json& request) {
+  std::vector<std::string> targets;
+  if (request.value("target", "").empty()) {
+    for (const auto& t : parts_.journal.targets()) targets.push_back(t.target);
+  } else if (auto t = parts_.journal.target(request.value("target", "")); t) {
+    targets.push_back(t->target);
+  }
+  if (targets.empty()) return fail(Exit::usage, "no mirror holds anything of", printable(parts_.dir), {}, "everything would be lost: somfs-ctl migrate or replicate first");
+  SOMFS_TRY_ASSIGN(auto moment, Moment::cut(parts_, "lose", ++cuts_, false));
+  snapshot::View& view = moment->view();
+  Json list = Json::array();
+  for (const std::string& target : targets) {
+    SOMFS_TRY_ASSIGN(auto known, parts_.journal.target(target));
+    auto dirty = parts_.journal.dirty_since(known.acked_epoch, moment->epoch());
+    const bool unknown = known.gap || !dirty || dirty->volume_whole();
+    snapshot::DirtySet set;
+    if (dirty) set = std::move(*dirty);
+    std::uint64_t files = 0, names = 0, bytes = 0;
+    bool at_least = unknown;
+    for (const auto& [id, object] : set.objects()) {
+      ++files;
+      at_least = at_least || object.subtree;
+      std::uint64_t size = 0;
+      if (view.has_handles()) {
+        auto file = view.open({id, object.handle, Kind::none});
+        if (file && *file && (*file)->attr().kind == Kind::file) size = (*file)->attr().size;
+      } else {
+        at_least = at_least || object.whole || object.born;
+        for (const auto& [from, to] : object.extents.map())
+          if (to == snapshot::ExtentSet::kToEnd) at_least = true;
+          else size = std::max(size, to);
+      }
+      bytes += object.whole ? size : object.extents.bytes(size);
+    }
+    for (const auto& [dir, changed] : set.names()) names += changed.size();
+    const std::int64_t since = parts_.journal.changed_since_ns(known.acked_epoch);
+    list.push_back({{"target", target}, {"files", files}, {"names", names}, {"bytes", bytes}, {"at_least", at_least},
+                    {"lag_s", files + names == 0 && !unknown ? Json(0.0) : since == 0 ? Json(nullptr) : Json(std::max(0.0, static_cast<double>(parts_.clock.wall_ns() - since) / 1e9))}});
+  }
+  return Json{{"schema", 1}, {"targets", list}};
+}
+
+Result<Json> Replication::serve(const std::string& verb, const Json& request, const std::function<bool()>& gone) {
+  if (verb == "replicate") return replicate(request);
+  if (verb == "replicate-stop") return stop(request);
+  if (verb == "pause" || verb == "resume") return pause(request, verb == "pause");
+  if (verb == "sync") return sync(request, gone);
+  return lose(request);
+}
+
+std::map<std::string, Json> Replication::status() const {
+  std::map<std::string, Json> out;
+  std::map<std::string, Entry> all;
+  {
+    Lock l(mutex_);
+    all = relations_;
+  }
+  for (const auto& [target, entry] : all) {
+    if (!entry.relation) continue;
+    const auto s = entry.relation->status();
+    Json m{{"target", target}, {"state", s.state}, {"epoch", s.epoch}, {"acked_lag_s", s.lag_s < 0 ? Json(nullptr) : Json(s.lag_s)}};
+    m["reason"] = s.reason;
+    if (s.percent >= 0) m["percent"] = s.percent;
+    m["pipeline"] = pipeline_json(entry.stored, s);
+    out.emplace(target, std::move(m));
+  }
+  return out;
+}
+
+Replication::Aside Replication::step_aside(const std::string& target) {
+  std::shared_ptr<replicator::Relation> relation;
+  {
+    Lock l(mutex_);
+    if (auto at = relations_.find(target); at != relations_.end()) relation = at->second.relation;
+  }
+  if (!relation) return nullptr;
+  relation->step_aside(true);
+  return Aside(relation.get(), [relation](void*) { relation->step_aside(false); });
+}
+
+}  // namespace somfs::cli

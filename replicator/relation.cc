@@ -1,0 +1,381 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "replicator/relation.h"
+
+#include <algorithm>
+#include <chrono>
+#include <random>
+#include <thread>
+
+#include "common/log.h"
+#include "common/printable.h"
+#include "common/sync.h"
+#include "replicator/migration.h"
+
+namespace somfs::replicator {
+namespace {
+
+constexpr std::int64_t kSecond = 1'000'000'000;
+constexpr std::int64_t kLong = 2 * kSecond;           // an epoch under way for longer: CATCHING-UP
+constexpr std::int64_t kCutRetry = kSecond / 20;      // somebody else was cutting
+constexpr auto kLook = std::chrono::milliseconds(500);  // whether the conversation still stands, while there is nothing to say
+
+std::chrono::steady_clock::time_point at(std::int64_t mono_ns) { return std::chrono::steady_clock::time_point(std::chrono::nanoseconds(mono_ns)); }
+
+const char* state_after(const Error& e) {
+  return e.exit == Exit::person ? e.what.starts_with("held") ? "HELD" : "SPLIT" : "DEGRADED";
+}
+
+}  // namespace
+
+struct Relation::Impl {
+  Impl(Replicated& v, std::unique_ptr<Connector> c, RelationSettings s, bool p, const Clock& k)
+      : volume(v), connector(std::move(c)), settings(std::move(s)), clock(k), pace(make_pace(settings.pace)), paused(p),
+        decision(pace->decision()) {}
+
+  void run();
+  Status follow();
+  Status land(Session& session, Progress& progress);
+  bool wait_while_paused();
+  enum class Next { cut, leave, broken };
+  Next wait_for_work(const Session& session, bool first);
+  void back_off(const Error& error);
+  void note_trouble(const Error& error);
+  void measure(const MigrateReport& report, std::int64_t opened, std::int64_t closed, std::int64_t cut_done);
+  bool leaving() REQUIRES(mutex) { return stop || paused || aside != 0; }
+  void cancel() REQUIRES(mutex) {
+    if (progress != nullptr) progress->cancelled = true;
+    wake.notify_all();
+  }
+
+  Replicated& volume;
+  const std::unique_ptr<Connector> connector;
+  const RelationSettings settings;
+  const Clock& clock;
+
+  // Of the relation's thread alone.
+  std::unique_ptr<Pace> pace;
+  Distrust distrust = Distrust::nothing;
+  double retry_s = 0;
+  std::int64_t last_cut = 0, next_cut = 0;
+  std::minstd_rand random{std::random_device{}()};
+
+  mutable Mutex mutex;
+  CondVar wake;
+  std::uint64_t landed GUARDED_BY(mutex) = 0;          // by this relation: the epoch whose end the mirror holds
+  bool stop GUARDED_BY(mutex) = false, paused GUARDED_BY(mutex);
+  unsigned aside GUARDED_BY(mutex) = 0;
+  bool talking GUARDED_BY(mutex) = false;
+  bool dirty GUARDED_BY(mutex) = true;                 // something may have changed since the last cut
+  bool fresh GUARDED_BY(mutex) = false;                // something has landed
+  bool connected GUARDED_BY(mutex) = false;            // ... in this conversation
+  std::uint64_t sync_wanted GUARDED_BY(mutex) = 0, sync_done GUARDED_BY(mutex) = 0;
+  std::int64_t under_way GUARDED_BY(mutex) = 0;        // since when; 0: nothing is
+  Progress* progress GUARDED_BY(mutex) = nullptr;      // of the conversation
+  const char* trouble GUARDED_BY(mutex) = nullptr;     // a state
+  std::string reason GUARDED_BY(mutex);
+  Exit trouble_exit GUARDED_BY(mutex) = Exit::lag;
+  RelationStatus counts GUARDED_BY(mutex);
+  Decision decision GUARDED_BY(mutex);
+
+  std::jthread thread;                                 // last: ends first
+};
+
+bool Relation::Impl::wait_while_paused() {
+  Lock l(mutex);
+  while ((paused || aside != 0) && !stop) wake.wait(mutex);
+  talking = !stop;
+  return !stop;
+}
+
+void Relation::Impl::run() {
+  retry_s = settings.first_retry_s;
+  while (wait_while_paused()) {
+    connector->interrupt(false);
+    // A pause that came in between interrupted before this: it is seen in follow(), a later one interrupts again.
+    Status s = follow();
+    const Status far = connector->finish();
+    {
+      Lock l(mutex);
+      connected = talking = false;
+      under_way = 0;
+      wake.notify_all();
+      if (leaving()) continue;
+    }
+    if (!s) back_off(s.error().exit == Exit::link_down && !far ? far.error() : s.error());
+  }
+}
+
+Status Relation::Impl::follow() {
+  {
+    Lock l(mutex);
+    if (leaving()) return {};
+  }
+  SOMFS_TRY_ASSIGN(auto transport, connector->connect());
+  Progress talk;
+  talk.totals = true;
+  {
+    Lock l(mutex);
+    progress = &talk;
+    if (leaving()) talk.cancelled = true;
+  }
+  struct Forget {
+    Impl& impl;
+    ~Forget() {
+      Lock l(impl.mutex);
+      impl.progress = nullptr;
+    }
+  } forget{*this};
+  Session session(*transport, talk);
+  SOMFS_TRY(session.greet(volume.identity(), settings.options));
+  if (session.held()) return fail(Exit::person, "held at the mirror", printable(settings.target), "an epoch waits for a decision");
+  for (bool first = true;; first = false) {
+    switch (wait_for_work(session, first)) {
+      case Next::leave: session.bye(); return {};
+      case Next::broken: return fail(Exit::link_down, "the mirror went away", printable(settings.target));
+      case Next::cut: break;
+    }
+    SOMFS_TRY(land(session, talk));
+  }
+}
+
+Relation::Impl::Next Relation::Impl::wait_for_work(const Session& session, bool first) {
+  Lock l(mutex);
+  for (;;) {
+    if (leaving()) return Next::leave;
+    if (first) return Next::cut;
+    const std::int64_t now = clock.mono_ns();
+    if (sync_wanted > sync_done) return Next::cut;
+    if (dirty) {
+      if (now >= next_cut) return Next::cut;
+      wake.wait_until(mutex, at(next_cut));
+    } else if (!wake.wait_until(mutex, std::chrono::steady_clock::now() + kLook) && session.broken()) {
+      return Next::broken;
+    }
+  }
+}
+
+Status Relation::Impl::land(Session& session, Progress& talk) {
+  std::uint64_t wanted = 0;
+  bool flush = false;
+  const std::int64_t begun = clock.mono_ns();
+  {
+    Lock l(mutex);
+    wanted = sync_wanted;
+    flush = wanted > sync_done;
+    dirty = false;                                     // before the cut: what comes after it says so again
+    under_way = begun;
+  }
+  talk.phase = "snapshot";
+  auto instant = volume.cut(settings.target, flush);
+  const std::int64_t cut_done = clock.mono_ns();
+  if (!instant) {
+    Lock l(mutex);
+    dirty = true;
+    under_way = 0;
+    if (instant.error().exit != Exit::locked && instant.error().exit != Exit::veto) return pass_on(std::move(instant).error());
+    next_cut = cut_done + kCutRetry;                   // another cut, a migration, or a busy moment: nothing is wrong with the mirror
+    const auto until = at(next_cut);
+    while (!leaving() && wake.wait_until(mutex, until)) {}
+    return {};
+  }
+  SOMFS_TRY_ASSIGN(Source source, (*instant)->source());
+  auto report = session.land((*instant)->tree(), source, settings.options, distrust);
+  if (!report) {
+    // The mirror refused what it does not know. With less trust in what both sides seem to have in common it may work.
+    if (report.error().exit == Exit::temporary && distrust != Distrust::ids) distrust = static_cast<Distrust>(static_cast<int>(distrust) + 1);
+    return pass_on(std::move(report).error());
+  }
+  if (report->held) return fail(Exit::person, "held at the mirror", printable(settings.target), report->held_reason);
+  // First, so that no kill in between makes the mirror look complete; an acknowledgement does not clear a later flag.
+  if (!report->unreadable.empty()) (*instant)->flag_gap();
+  SOMFS_TRY((*instant)->acknowledge(report->mirror, report->epoch));
+  distrust = Distrust::nothing;
+  retry_s = settings.first_retry_s;
+  measure(*report, last_cut != 0 ? last_cut : begun, begun, cut_done);
+  last_cut = begun;
+  const std::int64_t now = clock.mono_ns();
+
+  Lock l(mutex);
+  landed = (*instant)->epoch();
+  fresh = connected = true;
+  under_way = 0;
+  decision = pace->decision();
+  next_cut = begun + static_cast<std::int64_t>(decision.interval_s * 1e9);
+  sync_done = std::max(sync_done, wanted);
+  trouble = nullptr;
+  reason.clear();
+  if (!report->unreadable.empty()) {
+    trouble = "DEGRADED";
+    trouble_exit = Exit::partial;
+    reason = std::to_string(report->unreadable.size()) + " files could not be read: " + report->unreadable.front();
+    next_cut = now + static_cast<std::int64_t>(settings.unreadable_s * 1e9);
+    dirty = true;
+  }
+  ++counts.groups;
+  counts.bytes += report->bytes_source;
+  counts.bytes_wire += report->bytes_wire;
+  counts.sent_s = report->sent_s;
+  counts.committed_s = report->committed_s;
+  wake.notify_all();
+  return {};
+}
+
+// What the pace is told: the source's side is the cut and everything until the commit was asked for, the mirror's what it took from there.
+void Relation::Impl::measure(const MigrateReport& report, std::int64_t opened, std::int64_t closed, std::int64_t cut_done) {
+  GroupDone done;
+  done.bytes = report.bytes_source;
+  done.opened_ns = opened;
+  done.closed_ns = closed;
+  done.now_ns = clock.mono_ns();
+  done.times[static_cast<std::size_t>(Stage::group)] = static_cast<double>(cut_done - closed) / 1e9;
+  done.times[static_cast<std::size_t>(Stage::send)] = report.sent_s;
+  done.credits_in_use = 1;
+  (void)pace->group_done(done);
+  Acknowledged acknowledged;
+  acknowledged.bytes = report.bytes_source;
+  acknowledged.now_ns = done.now_ns;
+  acknowledged.times[static_cast<std::size_t>(Stage::write)] = report.committed_s;
+  (void)pace->acknowledged(acknowledged);
+}
+
+void Relation::Impl::note_trouble(const Error& error) {
+  Lock l(mutex);
+  const char* state = state_after(error);
+  if (trouble == nullptr || reason != error.line()) log::warning("replication to {}: {}", printable(settings.target), error.line());
+  trouble = state;
+  trouble_exit = error.exit;
+  reason = error.line();
+  ++counts.failures;
+  wake.notify_all();
+}
+
+void Relation::Impl::back_off(const Error& error) {
+  note_trouble(error);
+  const bool person = error.exit == Exit::person;
+  const double scatter = std::uniform_real_distribution<double>(0.75, 1.25)(random);
+  const double wait_s = (person ? settings.decision_s : retry_s) * scatter;
+  if (!person) retry_s = std::min(retry_s * 2, settings.last_retry_s);
+  const auto until = std::chrono::steady_clock::now() + std::chrono::nanoseconds(static_cast<std::int64_t>(wait_s * 1e9));
+  Lock l(mutex);
+  const std::uint64_t wanted = sync_wanted;
+  // Whoever asks for a sync now wants to know now.
+  while (!leaving() && sync_wanted == wanted && std::chrono::steady_clock::now() < until) wake.wait_until(mutex, until);
+}
+
+Relation::Relation(Replicated& volume, std::unique_ptr<Connector> connector, RelationSettings settings, bool paused, const Clock& clock)
+    : impl_(std::make_unique<Impl>(volume, std::move(connector), std::move(settings), paused, clock)) {
+  impl_->thread = std::jthread([impl = impl_.get()] { impl->run(); });
+}
+
+Relation::~Relation() { end(); }
+
+void Relation::end() {
+  {
+    Lock l(impl_->mutex);
+    impl_->stop = true;
+    impl_->cancel();
+  }
+  impl_->connector->interrupt(true);
+  if (impl_->thread.joinable()) impl_->thread.join();
+}
+
+void Relation::step_aside(bool aside) {
+  if (aside) {
+    {
+      Lock l(impl_->mutex);
+      ++impl_->aside;
+      impl_->cancel();
+    }
+    impl_->connector->interrupt(true);
+    Lock l(impl_->mutex);
+    while (impl_->talking) impl_->wake.wait(impl_->mutex);
+    return;
+  }
+  Lock l(impl_->mutex);
+  --impl_->aside;
+  impl_->wake.notify_all();
+}
+
+Status Relation::probe(Connector& connector, const Source& identity, const MigrateOptions& options) {
+  Status s;
+  {
+    SOMFS_TRY_ASSIGN(auto transport, connector.connect());
+    Progress progress;
+    Session session(*transport, progress);
+    s = session.greet(identity, options);
+    if (s) session.bye();
+  }
+  const Status far = connector.finish();
+  return !s && s.error().exit == Exit::link_down && !far ? far : s;
+}
+
+void Relation::changed() noexcept {
+  Lock l(impl_->mutex);
+  if (std::exchange(impl_->dirty, true)) return;
+  impl_->wake.notify_all();
+}
+
+void Relation::pause(bool paused) {
+  {
+    Lock l(impl_->mutex);
+    impl_->paused = paused;
+    if (paused) impl_->cancel();
+    impl_->trouble = nullptr;
+    impl_->reason.clear();
+    impl_->wake.notify_all();
+  }
+  if (paused) impl_->connector->interrupt(true);
+}
+
+RelationStatus Relation::status() const {
+  RelationStatus s;
+  std::uint64_t landed = 0;
+  bool fresh = false;
+  {
+    Lock l(impl_->mutex);
+    s = impl_->counts;
+    s.decision = impl_->decision;
+    s.reason = impl_->reason;
+    landed = impl_->landed;
+    fresh = impl_->fresh;
+    const bool slow = impl_->under_way != 0 && impl_->clock.mono_ns() - impl_->under_way > kLong;
+    if (impl_->paused) s.state = "PAUSED";
+    else if (impl_->trouble != nullptr) s.state = impl_->trouble;
+    else if (!impl_->connected || slow) s.state = "CATCHING-UP";
+    else s.state = "SYNCED";
+    if (!impl_->connected && s.reason.empty()) s.reason = impl_->paused ? "" : impl_->progress == nullptr ? "connecting" : "comparing with the mirror";
+    if (const Progress* p = impl_->progress; p != nullptr && p->bytes_total != 0)
+      s.percent = std::min(100.0, 100.0 * static_cast<double>(p->bytes) / static_cast<double>(p->bytes_total));
+  }
+  // Somebody else may have brought it further while this stepped aside.
+  s.epoch = landed = std::max(landed, impl_->volume.acknowledged(impl_->settings.target));
+  if (fresh) {
+    const std::int64_t since = impl_->volume.changed_since_ns(landed);
+    s.lag_s = since == 0 ? 0 : std::max(0.0, static_cast<double>(impl_->clock.wall_ns() - since) / 1e9);
+  }
+  return s;
+}
+
+Status Relation::sync(double timeout_s, const std::function<bool()>& give_up) {
+  const auto until = std::chrono::steady_clock::now() + std::chrono::nanoseconds(static_cast<std::int64_t>(std::clamp(timeout_s, 0.0, 1e9) * 1e9));
+  auto failed = [&](Exit exit, std::string why, std::string to_do) {
+    return fail(exit, "not everything is at the mirror", printable(impl_->settings.target), std::move(why), std::move(to_do));
+  };
+  Lock l(impl_->mutex);
+  const std::uint64_t ticket = ++impl_->sync_wanted;
+  impl_->wake.notify_all();
+  while (impl_->sync_done < ticket) {
+    if (impl_->stop) return fail(Exit::temporary, "the volume is being unmounted");
+    if (impl_->paused) return failed(Exit::lag, "replication is paused", "somfs-ctl resume DIR");
+    if (impl_->trouble != nullptr && impl_->trouble_exit == Exit::person) return failed(Exit::person, impl_->reason, "decide it first");
+    const auto now = std::chrono::steady_clock::now();
+    if (now >= until)
+      return impl_->trouble != nullptr ? failed(impl_->trouble_exit == Exit::link_down ? Exit::link_down : Exit::lag, impl_->reason, {})
+                                       : failed(Exit::lag, "it did not get there in time", "give it longer with --timeout");
+    impl_->wake.wait_until(impl_->mutex, std::min(until, now + std::chrono::milliseconds(200)));
+    if (give_up && give_up()) return fail(Exit::interrupted, "interrupted");
+  }
+  return {};
+}
+
+}  // namespace somfs::replicator

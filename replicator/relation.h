@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// A relation: one volume kept in step with one mirror for as long as it lasts. A thread of its own cuts one instant of the volume after
+// the other and lands each as one epoch: cut → what changed since the mirror's last epoch → send → committed there → acknowledge here.
+// While the mirror is away nothing is lost and nobody waits: the volume's journal keeps what changed (invariant 2), and the next epoch
+// brings all of it. How often it cuts is for the pace to say (pace.h).
+//
+//   CATCHING-UP <--> SYNCED       the first epoch of a conversation, and any that takes long, is CATCHING-UP
+//       |  ^           |
+//       v  |           v
+//   DEGRADED: link, peer or disk; tries again, less and less often.  HELD, SPLIT: a person must decide; the mirror is asked now and then
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "common/clock.h"
+#include "common/result.h"
+#include "common/uuid.h"
+#include "replicator/pace.h"
+#include "replicator/sender.h"
+#include "replicator/tree.h"
+
+namespace somfs::replicator {
+
+// One instant of the volume, to be read from. What makes it readable goes with the object.
+class Instant {
+ public:
+  virtual ~Instant() = default;
+  virtual Tree& tree() = 0;
+  virtual Result<Source> source() = 0;                      // its hooks live as long as this object
+  virtual std::uint64_t epoch() const = 0;
+  virtual Status acknowledge(const Uuid& mirror, std::uint64_t epoch) = 0;
+  virtual void flag_gap() = 0;                              // the next epoch has to be compared
+};
+
+// The volume as its relations see it. Thread-safe.
+class Replicated {
+ public:
+  virtual ~Replicated() = default;
+  virtual Result<std::unique_ptr<Instant>> cut(const std::string& target, bool flush) = 0;
+  virtual Source identity() const = 0;                      // volume, generation, ancestors
+  virtual std::uint64_t acknowledged(const std::string& target) const = 0;   // the epoch whose end the mirror is known to hold; 0: none
+  // Wall clock of the first change after the end of `epoch`; 0: nothing has changed since.
+  virtual std::int64_t changed_since_ns(std::uint64_t epoch) const = 0;
+};
+
+// Begins conversations with the mirror, one after the other.
+class Connector {
+ public:
+  virtual ~Connector() = default;
+  virtual Result<std::unique_ptr<Transport>> connect() = 0;
+  virtual Status finish() = 0;                              // of one whose transport is gone: how its far side ended, as far as known
+  virtual void interrupt(bool on) = 0;                      // from any thread: ends the one under way; while on, none begins
+};
+
+struct RelationSettings {
+  std::string target;
+  PaceSettings pace;
+  MigrateOptions options;
+  double first_retry_s = 0.2, last_retry_s = 30;            // after a failure; doubling in between, and scattered
+  double decision_s = 5;                                    // HELD, SPLIT: the mirror is asked again so often
+  double unreadable_s = 60;                                 // between comparisons while files cannot be read
+};
+
+struct RelationStatus {
+  const char* state = "CATCHING-UP";                        // SYNCED, CATCHING-UP, DEGRADED, PAUSED, SPLIT, HELD
+  std::string reason;                                       // why it is not SYNCED; empty: it is, or it is on the way
+  double percent = -1;                                      // CATCHING-UP: of the epoch under way; -1: not known
+  std::uint64_t epoch = 0;                                  // of the volume, whose end the mirror holds
+  // Age of the oldest change the mirror does not hold (SOM-7, V). -1: not known, nothing has landed since this process began.
+  double lag_s = -1;
+  std::uint64_t groups = 0, bytes = 0, bytes_wire = 0;      // landed since the start of this process
+  std::uint64_t failures = 0;
+  double sent_s = 0, committed_s = 0;                       // of the last one
+  Decision decision;
+};
+
+class Relation {
+ public:
+  // The thread starts at once, paused or not.
+  Relation(Replicated& volume, std::unique_ptr<Connector> connector, RelationSettings settings, bool paused, const Clock& clock);
+  ~Relation();
+  Relation(const Relation&) = delete;
+  Relation& operator=(const Relation&) = delete;
+
+  void changed() noexcept;                                  // something changed in the volume: from the data path, never waits long
+  void pause(bool paused);
+  // While somebody else talks to the mirror. Returns when the conversation is over. Every true is followed by a false.
+  void step_aside(bool aside);
+  void end();                                               // ends what is under way; the mirror keeps its last epoch
+  // Whether the mirror can be reached and takes this volume.
+  static Status probe(Connector& connector, const Source& identity, const MigrateOptions& options);
+  RelationStatus status() const;
+  // Returns when the mirror holds, and shows, everything that had happened when it was called. `give_up` is asked now and then.
+  // Paused, or not there in time: Exit::lag, or the exit that says why, with the state.
+  Status sync(double timeout_s, const std::function<bool()>& give_up);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace somfs::replicator
