@@ -1,18 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 // The backup site. --stdio serves one peer on standard input and output: what ssh:// spawns. --listen serves paired sources on the network.
 #include <fcntl.h>
+#include <pwd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <csignal>
 #include <iostream>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 
+#include "cli/confine.h"
 #include "cli/interrupt.h"
 #include "cli/mirror_daemon.h"
 #include "cli/terminal.h"
 #include "cli/version.h"
+#include "cli/worker.h"
 #include "common/fd.h"
 #include "common/log.h"
 #include "common/printable.h"
@@ -40,13 +46,23 @@ Status serve_stdio(const Arguments& a) {
   return served;
 }
 
+WorkerUser worker_user() {
+  if (const passwd* p = ::getpwnam("somfs"); p != nullptr && p->pw_uid != 0) return {p->pw_uid, p->pw_gid};
+  return {};   // nobody
+}
+
 Status listen(const Arguments& a) {
   SOMFS_TRY_ASSIGN(const replicator::Address address, replicator::Address::parse(a.listen));
   log::open(a.log_file, log::Level::info);
-  SOMFS_TRY_ASSIGN(auto daemon, MirrorDaemon::listen(a.store, address, {}));
+  std::vector<Fd> listeners;
+  SOMFS_TRY_ASSIGN(Fd listener, replicator::listen_on(address));
+  const int port = replicator::bound_port(listener.get());
+  listeners.push_back(std::move(listener));
+  SOMFS_TRY_ASSIGN(auto daemon, MirrorDaemon::make(a.store, std::move(listeners), worker_user(), {}));
   Interrupt interrupt([&] { daemon->stop(); });
-  std::cout << "listening on port " << daemon->port() << std::endl;
-  return daemon->run();
+  if (!call_filter_available()) log::warning("the system calls of workers are not filtered: not on this kernel or processor");
+  std::cout << "listening on port " << port << std::endl;
+  return daemon->run([](std::size_t) {});
 }
 
 Status invite(const Arguments& a) {
@@ -74,6 +90,7 @@ Status show_key(const Arguments& a) {
 }
 
 int main_of(int argc, char** argv) {
+  if (argc > 1 && std::string_view(argv[1]) == Worker::kWord) return worker_main(argc, argv);
   std::signal(SIGPIPE, SIG_IGN);
   CLI::App app("The mirror's side of somfs.", "somfs-mirrord");
   Arguments a;

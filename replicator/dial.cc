@@ -248,26 +248,6 @@ Result<Call> answer_call(int socket, const Ask& ask, const Patience& patience) {
   }
 }
 
-Result<Caller> answer_channel(int socket, const Doorkeeper& doorkeeper, const Patience& patience) {
-  keep_alive(socket);
-  SOMFS_TRY_ASSIGN(const std::string source_line, receive_line(socket, patience));
-  Banner own;
-  own.word = Banner::Word::mirror;
-  const std::string mirror_line = own.line();
-  // Told before the caller's line is judged: a source of another version learns ours from it.
-  SOMFS_TRY(send_all(socket, mirror_line, patience));
-  SOMFS_TRY_ASSIGN(const Banner banner, Banner::parse(source_line, Role::initiator));
-  SOMFS_TRY_ASSIGN(Secret secret, doorkeeper.own());
-  Caller caller;
-  caller.pairs = banner.word == Banner::Word::pair;
-  const std::string p = prologue(source_line, mirror_line);
-  auto handshake = caller.pairs ? Handshake::answer_pair(std::move(secret), p, doorkeeper.redeem)
-                                : Handshake::answer_link(std::move(secret), p, doorkeeper.admit);
-  if (!handshake) return pass_on(handshake.error());
-  SOMFS_TRY_ASSIGN(caller.channel, shake_hands(socket, std::move(*handshake), patience));
-  return caller;
-}
-
 Status send_packet(int socket, std::string_view bytes, const Patience& patience) {
   std::string packet;
   ByteWriter w(packet);

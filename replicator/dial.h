@@ -39,14 +39,7 @@ std::uint16_t bound_port(int socket);
 Result<std::unique_ptr<Channel>> link_channel(int socket, Secret own, const PublicKey& mirror, const Patience& patience);
 Result<std::unique_ptr<Channel>> pair_channel(int socket, Secret own, PairingCode code, const Patience& patience);
 
-// The mirror's side: what the caller wants is in its banner.
-struct Caller {
-  std::unique_ptr<Channel> channel;
-  bool pairs = false;
-};
-Result<Caller> answer_channel(int socket, const Doorkeeper& doorkeeper, const Patience& patience);
-
-// The same, on a caller's socket, for a process that has no keys: `ask` brings what the caller sent to a Reception.
+// The mirror's side, on a caller's socket, for a process that has no keys: `ask` brings what the caller sent to a Reception.
 using Ask = std::function<Result<Step>(std::string_view brought)>;
 struct Call {
   Session session;
