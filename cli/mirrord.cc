@@ -16,6 +16,7 @@
 #include "cli/confine.h"
 #include "cli/interrupt.h"
 #include "cli/mirror_daemon.h"
+#include "cli/service.h"
 #include "cli/terminal.h"
 #include "cli/version.h"
 #include "cli/worker.h"
@@ -52,17 +53,24 @@ WorkerUser worker_user() {
 }
 
 Status listen(const Arguments& a) {
-  SOMFS_TRY_ASSIGN(const replicator::Address address, replicator::Address::parse(a.listen));
+  SOMFS_TRY_ASSIGN(ServiceManager manager, ServiceManager::from_environment());
   log::open(a.log_file, log::Level::info);
-  std::vector<Fd> listeners;
-  SOMFS_TRY_ASSIGN(Fd listener, replicator::listen_on(address));
-  const int port = replicator::bound_port(listener.get());
-  listeners.push_back(std::move(listener));
+  std::vector<Fd> listeners = std::move(manager.sockets);
+  if (listeners.empty()) {
+    SOMFS_TRY_ASSIGN(const replicator::Address address, replicator::Address::parse(a.listen));
+    SOMFS_TRY_ASSIGN(Fd listener, replicator::listen_on(address));
+    listeners.push_back(std::move(listener));
+  }
+  const int port = replicator::bound_port(listeners.front().get());
   SOMFS_TRY_ASSIGN(auto daemon, MirrorDaemon::make(a.store, std::move(listeners), worker_user(), {}));
-  Interrupt interrupt([&] { daemon->stop(); });
+  Interrupt interrupt([&] {
+    manager.tell("STOPPING=1\nSTATUS=ending conversations");
+    daemon->stop();
+  });
   if (!call_filter_available()) log::warning("the system calls of workers are not filtered: not on this kernel or processor");
   std::cout << "listening on port " << port << std::endl;
-  return daemon->run([](std::size_t) {});
+  manager.tell(fmt::format("READY=1\nSTATUS=listening on port {}", port));
+  return daemon->run([&](std::size_t callers) { manager.tell(fmt::format("STATUS=listening on port {}, callers: {}", port, callers)); });
 }
 
 Status invite(const Arguments& a) {

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # The processes of the mirror daemon: what a worker is left with, what happens when one is killed, how many callers get one, how they
-# end with the daemon.
+# end with the daemon; the daemon's life under a service manager.
 . "$(dirname "$0")/lib.sh"
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -150,4 +150,62 @@ same "no new privileges" "$(status_of "$worker" NoNewPrivs)" 1
 same "filtered" "$(status_of "$worker" Seccomp)" $filtered
 kill -TERM "$mirrord"; wait "$mirrord"
 wait "$migrate"
+
+echo "- under a service manager"
+cat >"$scratch/manager.py" <<'PY'
+# Starts the program that is named with a NOTIFY_SOCKET; prints what it is told.
+import os, socket, subprocess, sys
+name, command = sys.argv[1], sys.argv[2:]
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.bind("\0" + name[1:] if name[0] == "@" else name)
+p = subprocess.Popen(command, env={**os.environ, "NOTIFY_SOCKET": name}, stdout=open(os.environ["OUT"], "w"))
+print("pid", p.pid, flush=True)
+while True:
+    lines = s.recv(4096).decode().split("\n")
+    print(*lines, sep="\n", flush=True)
+    if "STOPPING=1" in lines:
+        sys.exit(p.wait())
+PY
+for name in "$scratch/notify" "@$scratch/notify"; do
+    : >"$scratch/told"
+    OUT=$scratch/daemon.out python3 "$scratch/manager.py" "$name" somfs-mirrord --listen 127.0.0.1:0 --store "$store" >"$scratch/told" 2>>"$scratch/daemon.log" &
+    manager=$!
+    started="$started $manager"
+    until_true grep -qx "READY=1" "$scratch/told"
+    pid=$(sed -n 's/^pid //p' "$scratch/told")
+    started="$started $pid"
+    has_port
+    check "says where" grep -qx "STATUS=listening on port $port" "$scratch/told"
+    kill -TERM "$pid"
+    wait "$manager"
+    same "its exit" $? 0
+    check "says that it ends" grep -qx "STOPPING=1" "$scratch/told"
+done
+
+echo "- sockets that are there before it"
+port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+if command -v systemd-socket-activate >/dev/null; then
+    activate() { exec systemd-socket-activate -l "127.0.0.1:$port" "$(command -v somfs-mirrord)" --listen 127.0.0.1:1 --store "$store"; }
+else
+    activate() {
+        exec python3 -c 'import os, socket, sys
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(("127.0.0.1", int(sys.argv[1]))); s.listen()
+os.dup2(s.fileno(), 3); os.set_inheritable(3, True)
+os.execve(sys.argv[2], sys.argv[2:], {**os.environ, "LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"})' \
+            "$port" "$(command -v somfs-mirrord)" --listen 127.0.0.1:1 --store "$store"
+    }
+fi
+activate >"$scratch/daemon.out" 2>>"$scratch/daemon.log" &
+mirrord=$!
+started="$started $mirrord"
+listens() { ss -Hltn "sport = :$port" | grep -q .; }
+until_true listens
+sed -i "s|^127.0.0.1:[0-9]* \\(.*\\)|&\\n127.0.0.1:$port \\1|;" "$SOMFS_CONFIG_DIR/mirrors"
+check "pairs" somfs-ctl pair "somfs://127.0.0.1:$port/data" --key "$(somfs-mirrord --store "$store" --key | head -1)"
+check "a caller starts it" somfs-ctl migrate "$d" "somfs://127.0.0.1:$port/data" --quiet
+check "another one" somfs-ctl verify "$d" "somfs://127.0.0.1:$port/data"
+same "where it listens" "$(sed -n 's/^listening on port //p' "$scratch/daemon.out")" "$port"
+kill -TERM "$mirrord"; wait "$mirrord"
+same "its exit" $? 0
+code_is 2 env LISTEN_FDS=1 sh -c 'LISTEN_PID=$$; export LISTEN_PID; exec 3</dev/null; exec somfs-mirrord --listen 127.0.0.1:0 --store "$1"' - "$store"
 passed
