@@ -13,6 +13,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "cli/config.h"
 #include "cli/confine.h"
 #include "cli/interrupt.h"
 #include "cli/mirror_daemon.h"
@@ -31,7 +32,7 @@ namespace somfs::cli {
 namespace {
 
 struct Arguments {
-  std::string store, listen, invite, valid = "1h", comment, allow, volume, log_file;
+  std::string store, listen, config, invite, valid = "1h", comment, allow, volume, log_file;
   bool stdio = false, create = false, show_key = false;
 };
 
@@ -47,22 +48,31 @@ Status serve_stdio(const Arguments& a) {
   return served;
 }
 
-WorkerUser worker_user() {
-  if (const passwd* p = ::getpwnam("somfs"); p != nullptr && p->pw_uid != 0) return {p->pw_uid, p->pw_gid};
-  return {};   // nobody
+Result<WorkerUser> worker_user(const std::string& wanted) {
+  const std::string name = wanted.empty() ? "somfs" : wanted;
+  errno = 0;
+  if (const passwd* p = ::getpwnam(name.c_str())) {
+    if (p->pw_uid == 0) return fail(Exit::configuration, "workers cannot be root", printable(name));
+    return WorkerUser{p->pw_uid, p->pw_gid};
+  }
+  if (!wanted.empty()) return fail(Exit::configuration, "no such user", printable(wanted), "workers of the mirror daemon are to be this one");
+  return WorkerUser{};   // nobody
 }
 
-Status listen(const Arguments& a) {
+Status listen(const Arguments& a, const MirrordConfig& config) {
   SOMFS_TRY_ASSIGN(ServiceManager manager, ServiceManager::from_environment());
   log::open(a.log_file, log::Level::info);
+  SOMFS_TRY_ASSIGN(const WorkerUser user, worker_user(config.user));
   std::vector<Fd> listeners = std::move(manager.sockets);
   if (listeners.empty()) {
+    if (a.listen.empty()) return fail(Exit::usage, "no address to listen on");
     SOMFS_TRY_ASSIGN(const replicator::Address address, replicator::Address::parse(a.listen));
     SOMFS_TRY_ASSIGN(Fd listener, replicator::listen_on(address));
     listeners.push_back(std::move(listener));
   }
   const int port = replicator::bound_port(listeners.front().get());
-  SOMFS_TRY_ASSIGN(auto daemon, MirrorDaemon::make(a.store, std::move(listeners), worker_user(), {}));
+  const MirrorDaemon::Limits limits{config.connections, config.handshakes, config.handshake_s};
+  SOMFS_TRY_ASSIGN(auto daemon, MirrorDaemon::make(a.store, std::move(listeners), user, limits));
   Interrupt interrupt([&] {
     manager.tell("STOPPING=1\nSTATUS=ending conversations");
     daemon->stop();
@@ -110,6 +120,7 @@ int main_of(int argc, char** argv) {
       app.add_option("--allow", a.allow, "Let the source with this public key mirror into --volume"),
       app.add_flag("--key", a.show_key, "Print this mirror's public key"),
   };
+  app.add_option("--config", a.config, "Read what is not said here from this file, and limits; alone, serve paired sources as it says");
   app.add_option("--volume", a.volume, "For --allow: the volume's name");
   app.add_option("--valid", a.valid, "For --invite: how long the code can be used")->capture_default_str();
   app.add_option("--comment", a.comment, "For --invite and --allow: who this is, for the list of peers");
@@ -127,12 +138,21 @@ int main_of(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     return complain({Exit::usage, 0, e.what(), {}, {}, "see somfs-mirrord --help"});
   }
+  MirrordConfig config;
+  if (!a.config.empty()) {
+    auto loaded = load_mirrord_config(a.config);
+    if (!loaded) return complain(loaded.error());
+    config = std::move(*loaded);
+    for (auto [said, configured] : {std::pair{&a.store, &config.store}, {&a.listen, &config.listen}, {&a.log_file, &config.log}})
+      if (said->empty()) *said = *configured;
+  }
   int chosen = 0;
   for (CLI::Option* o : what) chosen += o->count() != 0;
-  if (chosen != 1 || a.store.empty())
+  const bool serves = what[0]->count() != 0 || (chosen == 0 && !a.config.empty());
+  if ((chosen != 1 && !serves) || chosen > 1 || a.store.empty())
     return complain({Exit::usage, 0, "--store DIR and one of --listen, --stdio, --invite, --allow and --key are needed", {}, {}, "see somfs-mirrord --help"});
   Status done = a.stdio            ? serve_stdio(a)
-                : !a.listen.empty() ? listen(a)
+                : serves            ? listen(a, config)
                 : !a.invite.empty() ? invite(a)
                 : !a.allow.empty()  ? allow(a)
                                     : show_key(a);

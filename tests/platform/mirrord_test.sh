@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # The processes of the mirror daemon: what a worker is left with, what happens when one is killed, how many callers get one, how they
-# end with the daemon; the daemon's life under a service manager.
+# end with the daemon; the daemon's life under a service manager, and its configuration.
 . "$(dirname "$0")/lib.sh"
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -208,4 +208,39 @@ same "where it listens" "$(sed -n 's/^listening on port //p' "$scratch/daemon.ou
 kill -TERM "$mirrord"; wait "$mirrord"
 same "its exit" $? 0
 code_is 2 env LISTEN_FDS=1 sh -c 'LISTEN_PID=$$; export LISTEN_PID; exec 3</dev/null; exec somfs-mirrord --listen 127.0.0.1:0 --store "$1"' - "$store"
+
+echo "- a configuration"
+cat >"$scratch/mirrord.conf" <<CONF
+[mirrord]
+listen = "127.0.0.1:0"
+store = "$store"
+log = "$scratch/configured.log"
+user = "daemon"
+[limits]
+connections = 3
+handshakes = 2
+handshake = "2s"
+CONF
+daemon somfs-mirrord --config "$scratch/mirrord.conf"
+python3 "$scratch/callers.py" "$port" "somfs-channel 1 link" >"$scratch/callers" 2>/dev/null &
+callers=$!
+started="$started $callers"
+until_true count_is 2
+same "the user of workers" "$(status_of "$(workers | head -1)" Uid | cut -d' ' -f1)" "$(id -u daemon)"
+until_true count_is 0
+check "its log" grep -q "hung up, too many callers" "$scratch/configured.log"
+kill "$callers"; wait "$callers" 2>/dev/null
+kill -TERM "$mirrord"; wait "$mirrord"
+check "the store of the configuration" somfs-mirrord --config "$scratch/mirrord.conf" --key
+same "the same key" "$(head -1 "$scratch/out")" "$(somfs-mirrord --store "$store" --key | head -1)"
+for wrong in 'listen = 3' 'nonsense = "x"' 'user = "no such user"' 'user = "root"' 'listen = "nowhere"'; do
+    printf '[mirrord]\nstore = "%s"\n%s\n' "$store" "$wrong" >"$scratch/wrong.conf"
+    case $wrong in *nowhere*) want=1 ;; *) want=2 ;; esac
+    code_is $want timeout 10 somfs-mirrord --config "$scratch/wrong.conf"
+done
+printf '[limits]\nconnections = 0\n' >"$scratch/wrong.conf"
+code_is 2 somfs-mirrord --config "$scratch/wrong.conf" --store "$store"
+chmod 666 "$scratch/mirrord.conf"
+code_is 2 somfs-mirrord --config "$scratch/mirrord.conf"
+code_is 2 somfs-mirrord --config "$scratch/none.conf"
 passed
