@@ -57,6 +57,14 @@ class Section {
     *out = *v;
     return {};
   }
+  Status count(const char* key, unsigned* out, unsigned most) {
+    const toml::node* n = find(key);
+    if (n == nullptr) return {};
+    const auto v = n->value<std::int64_t>();
+    if (!v || !n->is_integer() || *v < 1 || *v > most) return wrong(key, "a number from 1 to " + std::to_string(most) + " is expected");
+    *out = static_cast<unsigned>(*v);
+    return {};
+  }
   Status list(const char* key, std::vector<std::string>* out) {
     const toml::node* n = find(key);
     if (n == nullptr) return {};
@@ -131,6 +139,39 @@ Result<WriterConfig> parse_writer(const toml::table& table, const std::string& f
   return w;
 }
 
+// Tables of these names, and for [[writer]] an array of them.
+Result<toml::table> parse_toml(const std::string& text, const std::string& file, const std::set<std::string>& known) {
+  toml::table root;
+  try {
+    root = toml::parse(text);
+  } catch (const toml::parse_error& e) {
+    return fail(Exit::configuration, "bad configuration", file + ":" + std::to_string(e.source().begin.line), std::string(e.description()),
+                "see somfs.conf(5)");
+  }
+  for (const auto& [key, node] : root) {
+    std::string k(key.str());
+    if (!known.contains(k)) return fail(Exit::configuration, "bad configuration", file, "unknown section [" + printable(k) + "]", "see somfs.conf(5)");
+    if (k != "writer" && !node.is_table())
+      return fail(Exit::configuration, "bad configuration", file, "[" + k + "] is not a section", "see somfs.conf(5)");
+  }
+  return root;
+}
+
+Result<std::string> read_config(const std::string& file) {
+  auto text = read_file(AT_FDCWD, file, 1u << 20);
+  if (!text) {
+    Error e = std::move(text).error();
+    e.exit = Exit::configuration;
+    e.what = "cannot read the configuration";
+    return pass_on(std::move(e));
+  }
+  struct stat st{};
+  if (::stat(file.c_str(), &st) == 0 && ((st.st_uid != 0 && st.st_uid != ::geteuid()) || (st.st_mode & 022) != 0))
+    return fail(Exit::configuration, "refusing the configuration", printable(file), "it belongs to another user or others may write it",
+                "chown root it, and chmod go-w");
+  return text;
+}
+
 }  // namespace
 
 std::uint64_t Config::reserve_bytes(std::uint64_t total) const {
@@ -142,20 +183,9 @@ std::uint64_t Config::reserve_bytes(std::uint64_t total) const {
 Result<Config> parse_config(const std::string& text, const std::string& file) {
   Config c;
   c.file = file;
-  toml::table root;
-  try {
-    root = toml::parse(text);
-  } catch (const toml::parse_error& e) {
-    return fail(Exit::configuration, "bad configuration", file + ":" + std::to_string(e.source().begin.line), std::string(e.description()),
-                "see somfs.conf(5)");
-  }
-  for (const auto& [key, node] : root) {
-    static const std::set<std::string> known{"volume", "snapshot", "journal", "migrate", "writer"};
-    std::string k(key.str());
-    if (!known.contains(k)) return fail(Exit::configuration, "bad configuration", file, "unknown section [" + printable(k) + "]", "see somfs.conf(5)");
-    if (k == "writer" ? !node.is_array_of_tables() : !node.is_table())
-      return fail(Exit::configuration, "bad configuration", file, k == "writer" ? "writers are written [[writer]]" : "[" + k + "] is not a section", "see somfs.conf(5)");
-  }
+  SOMFS_TRY_ASSIGN(const toml::table root, parse_toml(text, file, {"volume", "snapshot", "journal", "migrate", "writer"}));
+  if (const toml::node* w = root.get("writer"); w != nullptr && !w->is_array_of_tables())
+    return fail(Exit::configuration, "bad configuration", file, "writers are written [[writer]]", "see somfs.conf(5)");
   Section volume(root["volume"].as_table(), "volume", file);
   SOMFS_TRY(volume.list("exclude", &c.excludes));
   for (std::string& e : c.excludes) SOMFS_TRY(check_exclude(&e, volume));
@@ -199,18 +229,31 @@ Result<Config> parse_config(const std::string& text, const std::string& file) {
 }
 
 Result<Config> load_config(const std::string& file) {
-  auto text = read_file(AT_FDCWD, file, 1u << 20);
-  if (!text) {
-    Error e = std::move(text).error();
-    e.exit = Exit::configuration;
-    e.what = "cannot read the configuration";
-    return pass_on(std::move(e));
-  }
-  struct stat st{};
-  if (::stat(file.c_str(), &st) == 0 && ((st.st_uid != 0 && st.st_uid != ::geteuid()) || (st.st_mode & 022) != 0))
-    return fail(Exit::configuration, "refusing the configuration", printable(file), "it belongs to another user or others may write it",
-                "chown root it, and chmod go-w");
-  return parse_config(*text, file);
+  SOMFS_TRY_ASSIGN(const std::string text, read_config(file));
+  return parse_config(text, file);
+}
+
+Result<MirrordConfig> parse_mirrord_config(const std::string& text, const std::string& file) {
+  MirrordConfig c;
+  SOMFS_TRY_ASSIGN(const toml::table root, parse_toml(text, file, {"mirrord", "limits"}));
+  Section daemon(root["mirrord"].as_table(), "mirrord", file);
+  SOMFS_TRY(daemon.text("listen", &c.listen));
+  SOMFS_TRY(daemon.text("store", &c.store));
+  SOMFS_TRY(daemon.text("log", &c.log));
+  SOMFS_TRY(daemon.text("user", &c.user));
+  SOMFS_TRY(daemon.done());
+  Section limits(root["limits"].as_table(), "limits", file);
+  SOMFS_TRY(limits.count("connections", &c.connections, 4096));
+  SOMFS_TRY(limits.count("handshakes", &c.handshakes, 4096));
+  SOMFS_TRY(limits.quantity("handshake", &c.handshake_s, parse_seconds));
+  if (!(c.handshake_s >= 1 && c.handshake_s <= 600)) return limits.wrong("handshake", "between 1s and 10m is expected");
+  SOMFS_TRY(limits.done());
+  return c;
+}
+
+Result<MirrordConfig> load_mirrord_config(const std::string& file) {
+  SOMFS_TRY_ASSIGN(const std::string text, read_config(file));
+  return parse_mirrord_config(text, file);
 }
 
 std::string default_config_file(const std::string& dir) {

@@ -45,4 +45,14 @@ Result<Config> load_config(const std::string& file);
 // ("/srv/data" → srv-data.conf); defaults where there is none.
 std::string default_config_file(const std::string& dir);
 
+// The configuration of a mirror daemon (somfs.conf(5), "THE MIRROR DAEMON"). What is empty was not said.
+struct MirrordConfig {
+  std::string listen, store, log;          // [mirrord]
+  std::string user;                        // [mirrord] user: whose rights workers have
+  unsigned connections = 256, handshakes = 32;   // [limits]
+  double handshake_s = 10;
+};
+Result<MirrordConfig> parse_mirrord_config(const std::string& text, const std::string& file);
+Result<MirrordConfig> load_mirrord_config(const std::string& file);   // as load_config()
+
 }  // namespace somfs::cli

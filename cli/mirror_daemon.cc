@@ -19,6 +19,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/printable.h"
+#include "replicator/framing.h"
 #include "replicator/key_file.h"
 #include "replicator/keys.h"
 #include "replicator/mirror.h"
@@ -120,71 +121,87 @@ Status MirrorKeys::redeem(const replicator::PublicKey& source, std::string_view 
   return replace_file(dir_.get(), kPeers, list.text());
 }
 
+Result<Fd> MirrorKeys::empty_directory() const { return own_directory(dir_.get(), "empty"); }
+
 // ---- the daemon
 
 struct MirrorDaemon::Guest {
-  Fd socket;                   // the thread's, until the transport has it
-  Fd again;                    // the connection once more, to end it
+  Fd caller;                   // until the worker has it
+  Fd ours, theirs;             // the socket pair: the thread's until a transport has it, the worker's
+  Fd again;                    // our end once more, to end the conversation
   std::string name;
   std::atomic<bool> gone{false};
   std::thread thread;
 };
 
-MirrorDaemon::MirrorDaemon(std::string store, MirrorKeys keys, Fd listener, const Limits& limits)
-    : store_(std::move(store)), limits_(limits), keys_(std::move(keys)), listener_(std::move(listener)), wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+MirrorDaemon::MirrorDaemon(std::string store, MirrorKeys keys, Fd empty, std::vector<Fd> listeners, const WorkerUser& user, const Limits& limits)
+    : store_(std::move(store)), limits_(limits), user_(user), keys_(std::move(keys)), empty_(std::move(empty)), listeners_(std::move(listeners)),
+      wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
-Result<std::unique_ptr<MirrorDaemon>> MirrorDaemon::listen(const std::string& store, const replicator::Address& address, const Limits& limits) {
+Result<std::unique_ptr<MirrorDaemon>> MirrorDaemon::make(const std::string& store, std::vector<Fd> listeners, const WorkerUser& user, const Limits& limits) {
   SOMFS_TRY_ASSIGN(MirrorKeys keys, MirrorKeys::open(store));
-  SOMFS_TRY_ASSIGN(Fd listener, replicator::listen_on(address));
-  return std::unique_ptr<MirrorDaemon>(new MirrorDaemon(store, std::move(keys), std::move(listener), limits));
+  SOMFS_TRY_ASSIGN(Fd empty, keys.empty_directory());
+  return std::unique_ptr<MirrorDaemon>(new MirrorDaemon(store, std::move(keys), std::move(empty), std::move(listeners), user, limits));
 }
 
 MirrorDaemon::~MirrorDaemon() { let_go(true); }
 
-std::uint16_t MirrorDaemon::port() const { return replicator::bound_port(listener_.get()); }
-
 void MirrorDaemon::stop() {
   stopping_ = true;
   const std::uint64_t one = 1;
-  [[maybe_unused]] ssize_t n = ::write(wake_.get(), &one, sizeof one);
+  [[maybe_unused]] ssize_t n = ::write(wake_.get(), &one, sizeof one);   // never drained: every later poll returns at once
 }
 
-Status MirrorDaemon::run() {
+Status MirrorDaemon::run(const std::function<void(std::size_t)>& tell) {
+  std::vector<pollfd> p{{wake_.get(), POLLIN, 0}};
+  for (const Fd& listener : listeners_) p.push_back({listener.get(), POLLIN, 0});
+  std::size_t told = 0;
   while (!stopping_) {
-    pollfd p[2] = {{listener_.get(), POLLIN, 0}, {wake_.get(), POLLIN, 0}};
-    if (::poll(p, 2, 1000) < 0 && errno != EINTR) return fail_errno("cannot wait for callers");
-    let_go(false);
-    if (p[0].revents == 0) continue;
-    Fd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!socket) {
+    if (::poll(p.data(), p.size(), 1000) < 0 && errno != EINTR) return fail_errno("cannot wait for callers");
+    for (std::size_t i = 1; i < p.size() && !stopping_; ++i) {
+      if (std::exchange(p[i].revents, 0) == 0) continue;
+      if (Fd caller(::accept4(p[i].fd, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK)); caller) welcome(std::move(caller));
       // Out of descriptors, or the caller has gone: those that are here go on.
-      if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) (void)::poll(nullptr, 0, 100);
-      continue;
+      else if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) (void)::poll(nullptr, 0, 100);
     }
-    Lock l(mutex_);
-    if (guests_.size() >= limits_.connections || strangers_ >= limits_.strangers) {
-      log::warning("{}: hung up, too many callers", who(socket.get()));
-      continue;
-    }
-    Guest& guest = guests_.emplace_back();
-    guest.name = who(socket.get());
-    guest.again = Fd(::fcntl(socket.get(), F_DUPFD_CLOEXEC, 3));
-    guest.socket = std::move(socket);
-    ++strangers_;
-    try {
-      guest.thread = std::thread([this, &guest] { serve(guest); });
-    } catch (const std::system_error& e) {
-      log::warning("{}: hung up, {}", guest.name, e.what());
-      --strangers_;
-      guests_.pop_back();
-    }
+    if (const std::size_t here = let_go(false); here != told) tell(told = here);
   }
   let_go(true);
   return {};
 }
 
-void MirrorDaemon::let_go(bool all) {
+void MirrorDaemon::welcome(Fd caller) {
+  const std::string name = who(caller.get());
+  Lock l(mutex_);
+  if (guests_.size() >= limits_.connections || strangers_ >= limits_.strangers) {
+    log::warning("{}: hung up, too many callers", name);
+    return;
+  }
+  int pair[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) != 0) {
+    log::warning("{}: hung up, {}", name, fail_errno("cannot make a pair of sockets").value().line());
+    return;
+  }
+  replicator::keep_alive(caller.get());
+  Guest& guest = guests_.emplace_back();
+  guest.name = name;
+  guest.caller = std::move(caller);
+  guest.ours = Fd(pair[0]);
+  guest.theirs = Fd(pair[1]);
+  guest.again = Fd(::fcntl(pair[0], F_DUPFD_CLOEXEC, 3));
+  ++strangers_;
+  try {
+    guest.thread = std::thread([this, &guest] { serve(guest); });
+  } catch (const std::system_error& e) {
+    log::warning("{}: hung up, {}", guest.name, e.what());
+    --strangers_;
+    guests_.pop_back();
+  }
+}
+
+std::size_t MirrorDaemon::let_go(bool all) {
   std::list<Guest> gone;
+  std::size_t left = 0;
   {
     Lock l(mutex_);
     for (auto at = guests_.begin(); at != guests_.end();) {
@@ -193,24 +210,47 @@ void MirrorDaemon::let_go(bool all) {
       if (all || at->gone) gone.splice(gone.end(), guests_, at);
       at = next;
     }
+    left = guests_.size();
   }
   for (Guest& g : gone) g.thread.join();
+  return left;
 }
 
 void MirrorDaemon::serve(Guest& guest) {
   bool stranger = true;
   try {
-    if (Status s = converse(guest, stranger); !s) log::warning("{}: {}", guest.name, s.error().line());
+    if (Status s = attend(guest, stranger); !s) log::warning("{}: {}", guest.name, s.error().line());
   } catch (const std::exception& e) {
     log::error("{}: {}", guest.name, e.what());
   }
   if (stranger) --strangers_;
-  guest.socket.reset();
-  ::shutdown(guest.again.get(), SHUT_RDWR);
+  guest.caller.reset();
+  guest.ours.reset();
   guest.gone = true;
 }
 
-Status MirrorDaemon::converse(Guest& guest, bool& stranger) {
+Status MirrorDaemon::attend(Guest& guest, bool& stranger) {
+  // A caller that says nothing costs no process.
+  pollfd p[2] = {{guest.caller.get(), POLLIN, 0}, {wake_.get(), POLLIN, 0}};
+  if (::poll(p, 2, static_cast<int>(limits_.handshake_s * 1000)) <= 0) return fail(Exit::link_down, "the caller says nothing");
+  if (p[1].revents != 0) return {};
+  char first;
+  if (::recv(guest.caller.get(), &first, 1, MSG_PEEK | MSG_DONTWAIT) <= 0) return fail(Exit::link_down, "the caller went away without a word");
+  SOMFS_TRY_ASSIGN(Worker worker, Worker::start(guest.caller, guest.theirs, empty_, user_, guest.name));
+  guest.caller.reset();   // with the worker goes the connection
+  guest.theirs.reset();
+  Status done = converse(guest, stranger);
+  guest.ours.reset();
+  ::shutdown(guest.again.get(), SHUT_RDWR);
+  if (const std::string said = worker.finish(!stranger, wake_.get()); !said.empty()) {
+    log::warning("{}: the worker: {}", guest.name, said);
+    if (!done && done.error().exit == Exit::link_down) return {};   // that was why
+  }
+  return done;
+}
+
+// Everything the worker brings is judged here; it has neither the key nor a say in who the caller is.
+Result<replicator::Reception> MirrorDaemon::introduce(Guest& guest) const {
   replicator::Doorkeeper doorkeeper;
   doorkeeper.own = [this] { return keys_.own(); };
   doorkeeper.admit = [this](const replicator::PublicKey& key) -> Status {
@@ -218,19 +258,36 @@ Status MirrorDaemon::converse(Guest& guest, bool& stranger) {
     return peers.known(key);
   };
   doorkeeper.redeem = [this](const replicator::PublicKey& key, std::string_view token) { return keys_.redeem(key, token); };
-  auto caller = replicator::answer_channel(guest.socket.get(), doorkeeper, replicator::Patience::for_seconds(limits_.handshake_s, wake_.get()));
-  if (!caller) return pass_on(caller.error());
+  replicator::Reception reception(std::move(doorkeeper));
+  const auto patience = replicator::Patience::for_seconds(limits_.handshake_s, wake_.get());
+  for (;;) {
+    SOMFS_TRY_ASSIGN(const std::string brought, replicator::receive_packet(guest.ours.get(), replicator::Reception::kMost, patience));
+    SOMFS_TRY_ASSIGN(const replicator::Step step, reception.take(brought));
+    std::string packet = step.encode();
+    const Status sent = replicator::send_packet(guest.ours.get(), packet, patience);
+    replicator::wipe(packet);
+    SOMFS_TRY(sent);
+    if (step.next == replicator::Step::Next::talk) return reception;
+  }
+}
+
+Status MirrorDaemon::converse(Guest& guest, bool& stranger) {
+  SOMFS_TRY_ASSIGN(const replicator::Reception caller, introduce(guest));
   stranger = false;
   --strangers_;
-  const replicator::PublicKey peer = caller->channel->peer;
-  auto transport = replicator::make_sealed_stream(guest.socket.release(), std::move(caller->channel));
-  if (caller->pairs) {
-    log::info("{}: paired, fingerprint {}", guest.name, replicator::fingerprint(peer));
+  const int socket = guest.ours.release();
+  auto transport = replicator::make_stream(socket, socket, replicator::stored_framing());
+  if (caller.pairs()) {
+    log::info("{}: paired, fingerprint {}", guest.name, replicator::fingerprint(caller.peer()));
     return transport->send({replicator::MessageType::bye, {}});
   }
   return replicator::serve(*transport, [&](const replicator::Hello& hello) -> Result<std::unique_ptr<replicator::Mirror>> {
+    // The caller said so itself: what its worker makes of it does not count.
+    replicator::Hello proved;
+    if (caller.first().type != replicator::MessageType::hello || !decode(caller.first().body, &proved) || encode(hello) != encode(proved))
+      return fail(Exit::not_allowed, "refusing a caller", {}, "its worker hands on another hello than it sent");
     SOMFS_TRY_ASSIGN(const replicator::AllowList peers, keys_.peers());
-    SOMFS_TRY(peers.allow(peer, hello.volume_name, replicator::Right::migrate));
+    SOMFS_TRY(peers.allow(caller.peer(), hello.volume_name, replicator::Right::migrate));
     return replicator::Mirror::open(store_ + "/" + hello.volume_name, replicator::Mirror::Mode::create);
   });
 }

@@ -7,16 +7,20 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
+#include "cli/worker.h"
 #include "common/fd.h"
 #include "common/result.h"
 #include "common/sync.h"
 #include "replicator/allow_list.h"
 #include "replicator/dial.h"
+#include "replicator/reception.h"
 
 namespace somfs::cli {
 
@@ -32,6 +36,7 @@ class MirrorKeys {
   Status allow(const replicator::Peer& peer) const;
   Result<std::string> invite(replicator::Grants grants, const std::string& comment, std::int64_t valid_s) const;   // the code's text
   Status redeem(const replicator::PublicKey& source, std::string_view token) const;
+  Result<Fd> empty_directory() const;   // where workers have their root
 
  private:
   class Locked;   // the directory, for one process and one thread at a time
@@ -47,24 +52,28 @@ class MirrorDaemon {
     double handshake_s = 10;
   };
 
-  static Result<std::unique_ptr<MirrorDaemon>> listen(const std::string& store, const replicator::Address& address, const Limits& limits);
+  static Result<std::unique_ptr<MirrorDaemon>> make(const std::string& store, std::vector<Fd> listeners, const WorkerUser& user, const Limits& limits);
   ~MirrorDaemon();
-  std::uint16_t port() const;
-  // Until stop(), which may come from any thread. Conversations under way are ended.
-  Status run();
+  // Until stop(), which may come from any thread. Conversations under way are ended. `tell`: how many callers there are, when that changes.
+  Status run(const std::function<void(std::size_t callers)>& tell);
   void stop();
 
  private:
   struct Guest;
-  MirrorDaemon(std::string store, MirrorKeys keys, Fd listener, const Limits& limits);
+  MirrorDaemon(std::string store, MirrorKeys keys, Fd empty, std::vector<Fd> listeners, const WorkerUser& user, const Limits& limits);
+  void welcome(Fd caller);
   void serve(Guest& guest);
-  Status converse(Guest& guest, bool& stranger);   // `stranger`: until the handshake is over
-  void let_go(bool all);
+  Status attend(Guest& guest, bool& stranger);                         // `stranger`: until the handshake is over
+  Status converse(Guest& guest, bool& stranger);
+  Result<replicator::Reception> introduce(Guest& guest) const;
+  std::size_t let_go(bool all);                                        // how many are left
 
   const std::string store_;
   const Limits limits_;
+  const WorkerUser user_;
   const MirrorKeys keys_;
-  const Fd listener_;
+  const Fd empty_;
+  const std::vector<Fd> listeners_;
   const Fd wake_;
   std::atomic<bool> stopping_{false};
   std::atomic<unsigned> strangers_{0};

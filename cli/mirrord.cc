@@ -1,18 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 // The backup site. --stdio serves one peer on standard input and output: what ssh:// spawns. --listen serves paired sources on the network.
 #include <fcntl.h>
+#include <pwd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <csignal>
 #include <iostream>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 
+#include "cli/config.h"
+#include "cli/confine.h"
 #include "cli/interrupt.h"
 #include "cli/mirror_daemon.h"
+#include "cli/service.h"
 #include "cli/terminal.h"
 #include "cli/version.h"
+#include "cli/worker.h"
 #include "common/fd.h"
 #include "common/log.h"
 #include "common/printable.h"
@@ -24,7 +32,7 @@ namespace somfs::cli {
 namespace {
 
 struct Arguments {
-  std::string store, listen, invite, valid = "1h", comment, allow, volume, log_file;
+  std::string store, listen, config, invite, valid = "1h", comment, allow, volume, log_file;
   bool stdio = false, create = false, show_key = false;
 };
 
@@ -40,13 +48,39 @@ Status serve_stdio(const Arguments& a) {
   return served;
 }
 
-Status listen(const Arguments& a) {
-  SOMFS_TRY_ASSIGN(const replicator::Address address, replicator::Address::parse(a.listen));
+Result<WorkerUser> worker_user(const std::string& wanted) {
+  const std::string name = wanted.empty() ? "somfs" : wanted;
+  errno = 0;
+  if (const passwd* p = ::getpwnam(name.c_str())) {
+    if (p->pw_uid == 0) return fail(Exit::configuration, "workers cannot be root", printable(name));
+    return WorkerUser{p->pw_uid, p->pw_gid};
+  }
+  if (!wanted.empty()) return fail(Exit::configuration, "no such user", printable(wanted), "workers of the mirror daemon are to be this one");
+  return WorkerUser{};   // nobody
+}
+
+Status listen(const Arguments& a, const MirrordConfig& config) {
+  SOMFS_TRY_ASSIGN(ServiceManager manager, ServiceManager::from_environment());
   log::open(a.log_file, log::Level::info);
-  SOMFS_TRY_ASSIGN(auto daemon, MirrorDaemon::listen(a.store, address, {}));
-  Interrupt interrupt([&] { daemon->stop(); });
-  std::cout << "listening on port " << daemon->port() << std::endl;
-  return daemon->run();
+  SOMFS_TRY_ASSIGN(const WorkerUser user, worker_user(config.user));
+  std::vector<Fd> listeners = std::move(manager.sockets);
+  if (listeners.empty()) {
+    if (a.listen.empty()) return fail(Exit::usage, "no address to listen on");
+    SOMFS_TRY_ASSIGN(const replicator::Address address, replicator::Address::parse(a.listen));
+    SOMFS_TRY_ASSIGN(Fd listener, replicator::listen_on(address));
+    listeners.push_back(std::move(listener));
+  }
+  const int port = replicator::bound_port(listeners.front().get());
+  const MirrorDaemon::Limits limits{config.connections, config.handshakes, config.handshake_s};
+  SOMFS_TRY_ASSIGN(auto daemon, MirrorDaemon::make(a.store, std::move(listeners), user, limits));
+  Interrupt interrupt([&] {
+    manager.tell("STOPPING=1\nSTATUS=ending conversations");
+    daemon->stop();
+  });
+  if (!call_filter_available()) log::warning("the system calls of workers are not filtered: not on this kernel or processor");
+  std::cout << "listening on port " << port << std::endl;
+  manager.tell(fmt::format("READY=1\nSTATUS=listening on port {}", port));
+  return daemon->run([&](std::size_t callers) { manager.tell(fmt::format("STATUS=listening on port {}, callers: {}", port, callers)); });
 }
 
 Status invite(const Arguments& a) {
@@ -74,6 +108,7 @@ Status show_key(const Arguments& a) {
 }
 
 int main_of(int argc, char** argv) {
+  if (argc > 1 && std::string_view(argv[1]) == Worker::kWord) return worker_main(argc, argv);
   std::signal(SIGPIPE, SIG_IGN);
   CLI::App app("The mirror's side of somfs.", "somfs-mirrord");
   Arguments a;
@@ -85,6 +120,7 @@ int main_of(int argc, char** argv) {
       app.add_option("--allow", a.allow, "Let the source with this public key mirror into --volume"),
       app.add_flag("--key", a.show_key, "Print this mirror's public key"),
   };
+  app.add_option("--config", a.config, "Read what is not said here from this file, and limits; alone, serve paired sources as it says");
   app.add_option("--volume", a.volume, "For --allow: the volume's name");
   app.add_option("--valid", a.valid, "For --invite: how long the code can be used")->capture_default_str();
   app.add_option("--comment", a.comment, "For --invite and --allow: who this is, for the list of peers");
@@ -102,12 +138,21 @@ int main_of(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     return complain({Exit::usage, 0, e.what(), {}, {}, "see somfs-mirrord --help"});
   }
+  MirrordConfig config;
+  if (!a.config.empty()) {
+    auto loaded = load_mirrord_config(a.config);
+    if (!loaded) return complain(loaded.error());
+    config = std::move(*loaded);
+    for (auto [said, configured] : {std::pair{&a.store, &config.store}, {&a.listen, &config.listen}, {&a.log_file, &config.log}})
+      if (said->empty()) *said = *configured;
+  }
   int chosen = 0;
   for (CLI::Option* o : what) chosen += o->count() != 0;
-  if (chosen != 1 || a.store.empty())
+  const bool serves = what[0]->count() != 0 || (chosen == 0 && !a.config.empty());
+  if ((chosen != 1 && !serves) || chosen > 1 || a.store.empty())
     return complain({Exit::usage, 0, "--store DIR and one of --listen, --stdio, --invite, --allow and --key are needed", {}, {}, "see somfs-mirrord --help"});
   Status done = a.stdio            ? serve_stdio(a)
-                : !a.listen.empty() ? listen(a)
+                : serves            ? listen(a, config)
                 : !a.invite.empty() ? invite(a)
                 : !a.allow.empty()  ? allow(a)
                                     : show_key(a);

@@ -134,10 +134,14 @@ Status Handshake::take_message(std::string_view message) {
   return judged;
 }
 
-Result<std::unique_ptr<Channel>> Handshake::finish() {
-  SOMFS_TRY_ASSIGN(Session session, state_.finish());
+Result<Session> Handshake::session() {
   code_.reset();
-  return std::make_unique<Channel>(std::move(session));
+  return state_.finish();
+}
+
+Result<std::unique_ptr<Channel>> Handshake::finish() {
+  SOMFS_TRY_ASSIGN(Session over, session());
+  return std::make_unique<Channel>(std::move(over));
 }
 
 }  // namespace somfs::replicator

@@ -65,7 +65,8 @@ class Handshake {
   Status take_message(std::string_view message);       // when it is not
   // When done, once. The source is accepted when the mirror's first frame opens, and the mirror knows that the source is there, and no
   // repetition of an old call, when the source's first frame opens: neither may act before.
-  Result<std::unique_ptr<Channel>> finish();
+  Result<Session> session();
+  Result<std::unique_ptr<Channel>> finish();           // the same as a channel
 
  private:
   explicit Handshake(HandshakeState state) : state_(std::move(state)) {}

@@ -12,8 +12,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <limits>
 #include <utility>
 
+#include "common/bytes.h"
 #include "common/clock.h"
 #include "common/printable.h"
 
@@ -90,6 +92,27 @@ Result<std::string> receive_line(int socket, const Patience& patience) {
   return fail(Exit::peer_version, "what answers is no somfs", {}, "its first line is too long");
 }
 
+Result<std::string> receive_string(int socket, std::size_t size, const Patience& patience) {
+  std::string bytes(size, '\0');
+  SOMFS_TRY(receive_exactly(socket, bytes.data(), size, patience));
+  return bytes;
+}
+
+Result<std::string> receive_message(int socket, const Patience& patience) {
+  SOMFS_TRY_ASSIGN(const std::string two, receive_string(socket, 2, patience));
+  SOMFS_TRY_ASSIGN(const std::size_t size, handshake_length(two));
+  return receive_string(socket, size, patience);
+}
+
+// Its header is judged as far as that goes without keys.
+Result<std::string> receive_first_frame(int socket, const Patience& patience) {
+  SOMFS_TRY_ASSIGN(std::string frame, receive_string(socket, kSealHeader, patience));
+  SOMFS_TRY_ASSIGN(const SealHeader header, Acceptor(Secret(), {}).header(frame));
+  if (header.body() > Reception::kMaxFirst) return fail(Exit::link_down, "the stream from the other side is broken", {}, "its first frame is too long");
+  SOMFS_TRY_ASSIGN(const std::string body, receive_string(socket, header.body(), patience));
+  return frame + body;
+}
+
 // A mirror tells whom it does not let in nothing, it hangs up: what that means is said here.
 tl::unexpected<Error> turned_away(const Error& e) {
   if (e.exit != Exit::link_down || e.what != kHungUp) return pass_on(e);
@@ -103,11 +126,7 @@ Result<std::unique_ptr<Channel>> shake_hands(int socket, Handshake handshake, co
       SOMFS_TRY_ASSIGN(const std::string message, handshake.next_message());
       SOMFS_TRY(send_all(socket, handshake_frame(message), patience));
     } else {
-      char two[2];
-      SOMFS_TRY(receive_exactly(socket, two, sizeof two, patience));
-      SOMFS_TRY_ASSIGN(const std::size_t size, handshake_length(std::string_view(two, sizeof two)));
-      std::string message(size, '\0');
-      SOMFS_TRY(receive_exactly(socket, message.data(), size, patience));
+      SOMFS_TRY_ASSIGN(const std::string message, receive_message(socket, patience));
       SOMFS_TRY(handshake.take_message(message));
     }
   }
@@ -126,18 +145,6 @@ Result<std::unique_ptr<Channel>> call(int socket, Banner::Word word, const Make&
   auto channel = shake_hands(socket, std::move(handshake), patience);
   if (!channel) return turned_away(channel.error());
   return channel;
-}
-
-// A peer that has gone without a word, or a way that swallows everything, is noticed within half a minute (tcp(7)).
-void prepare(int socket) {
-  const int on = 1, idle_s = 10, between_s = 5, probes = 4;
-  const unsigned unanswered_ms = 30'000;
-  ::setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-  ::setsockopt(socket, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
-  ::setsockopt(socket, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
-  ::setsockopt(socket, IPPROTO_TCP, TCP_KEEPINTVL, &between_s, sizeof between_s);
-  ::setsockopt(socket, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
-  ::setsockopt(socket, IPPROTO_TCP, TCP_USER_TIMEOUT, &unanswered_ms, sizeof unanswered_ms);
 }
 
 }  // namespace
@@ -165,6 +172,8 @@ Patience Patience::for_seconds(double seconds, int interrupt) {
   return {SystemClock().mono_ns() + static_cast<std::int64_t>(seconds * 1e9), interrupt};
 }
 
+Patience Patience::for_ever(int interrupt) { return {std::numeric_limits<std::int64_t>::max(), interrupt}; }
+
 Result<Fd> connect_to(const Address& address, const Patience& patience) {
   Addresses all;
   SOMFS_TRY(resolve(address, 0, &all));
@@ -179,7 +188,7 @@ Result<Fd> connect_to(const Address& address, const Patience& patience) {
       ::getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &e, &size);
     }
     if (e == 0) {
-      prepare(fd.get());
+      keep_alive(fd.get());
       return fd;
     }
     last.sys = e;
@@ -217,24 +226,50 @@ Result<std::unique_ptr<Channel>> pair_channel(int socket, Secret own, PairingCod
   return call(socket, Banner::Word::pair, [&](std::string p) { return Handshake::pair(std::move(own), std::move(code), std::move(p)); }, patience);
 }
 
-Result<Caller> answer_channel(int socket, const Doorkeeper& doorkeeper, const Patience& patience) {
-  prepare(socket);
-  SOMFS_TRY_ASSIGN(const std::string source_line, receive_line(socket, patience));
+// A peer that has gone without a word, or a way that swallows everything, is noticed within half a minute (tcp(7)).
+void keep_alive(int socket) {
+  const int on = 1, idle_s = 10, between_s = 5, probes = 4;
+  const unsigned unanswered_ms = 30'000;
+  ::setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  ::setsockopt(socket, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+  ::setsockopt(socket, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
+  ::setsockopt(socket, IPPROTO_TCP, TCP_KEEPINTVL, &between_s, sizeof between_s);
+  ::setsockopt(socket, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
+  ::setsockopt(socket, IPPROTO_TCP, TCP_USER_TIMEOUT, &unanswered_ms, sizeof unanswered_ms);
+}
+
+Result<Call> answer_call(int socket, const Ask& ask, const Patience& patience) {
+  SOMFS_TRY_ASSIGN(std::string brought, receive_line(socket, patience));
   Banner own;
   own.word = Banner::Word::mirror;
-  const std::string mirror_line = own.line();
   // Told before the caller's line is judged: a source of another version learns ours from it.
-  SOMFS_TRY(send_all(socket, mirror_line, patience));
-  SOMFS_TRY_ASSIGN(const Banner banner, Banner::parse(source_line, Role::initiator));
-  SOMFS_TRY_ASSIGN(Secret secret, doorkeeper.own());
-  Caller caller;
-  caller.pairs = banner.word == Banner::Word::pair;
-  const std::string p = prologue(source_line, mirror_line);
-  auto handshake = caller.pairs ? Handshake::answer_pair(std::move(secret), p, doorkeeper.redeem)
-                                : Handshake::answer_link(std::move(secret), p, doorkeeper.admit);
-  if (!handshake) return pass_on(handshake.error());
-  SOMFS_TRY_ASSIGN(caller.channel, shake_hands(socket, std::move(*handshake), patience));
-  return caller;
+  SOMFS_TRY(send_all(socket, own.line(), patience));
+  bool framed = false;
+  for (;;) {
+    SOMFS_TRY_ASSIGN(Step step, ask(brought));
+    if (step.session) return Call{std::move(*step.session), framed ? std::move(brought) : std::string()};
+    SOMFS_TRY(send_all(socket, step.send, patience));
+    framed = step.next == Step::Next::frame;
+    SOMFS_TRY_ASSIGN(brought, framed ? receive_first_frame(socket, patience) : receive_message(socket, patience));
+  }
+}
+
+Status send_packet(int socket, std::string_view bytes, const Patience& patience) {
+  std::string packet;
+  ByteWriter w(packet);
+  w.u32(static_cast<std::uint32_t>(bytes.size()));
+  w.raw(bytes);
+  const Status sent = send_all(socket, packet, patience);
+  wipe(packet);
+  return sent;
+}
+
+Result<std::string> receive_packet(int socket, std::size_t most, const Patience& patience) {
+  char four[4];
+  SOMFS_TRY(receive_exactly(socket, four, sizeof four, patience));
+  const std::size_t size = ByteReader(std::string_view(four, sizeof four)).u32();
+  if (size > most) return fail(Exit::temporary, "cannot go on with a caller", {}, "a packet is too long");
+  return receive_string(socket, size, patience);
 }
 
 }  // namespace somfs::replicator

@@ -6,10 +6,12 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "common/fd.h"
 #include "common/result.h"
 #include "replicator/channel.h"
+#include "replicator/reception.h"
 
 namespace somfs::replicator {
 
@@ -26,6 +28,7 @@ struct Patience {
   std::int64_t until_ns = 0;
   int interrupt = -1;
   static Patience for_seconds(double seconds, int interrupt = -1);
+  static Patience for_ever(int interrupt = -1);
 };
 
 Result<Fd> connect_to(const Address& address, const Patience& patience);
@@ -36,16 +39,17 @@ std::uint16_t bound_port(int socket);
 Result<std::unique_ptr<Channel>> link_channel(int socket, Secret own, const PublicKey& mirror, const Patience& patience);
 Result<std::unique_ptr<Channel>> pair_channel(int socket, Secret own, PairingCode code, const Patience& patience);
 
-// The mirror's side: what the caller wants is in its banner.
-struct Doorkeeper {
-  std::function<Result<Secret>()> own;
-  std::function<Status(const PublicKey&)> admit;
-  std::function<Status(const PublicKey&, std::string_view token)> redeem;
+// The mirror's side, on a caller's socket, for a process that has no keys: `ask` brings what the caller sent to a Reception.
+using Ask = std::function<Result<Step>(std::string_view brought)>;
+struct Call {
+  Session session;
+  std::string first;   // of a link: the frame that has been read, header and body
 };
-struct Caller {
-  std::unique_ptr<Channel> channel;
-  bool pairs = false;
-};
-Result<Caller> answer_channel(int socket, const Doorkeeper& doorkeeper, const Patience& patience);
+Result<Call> answer_call(int socket, const Ask& ask, const Patience& patience);
+void keep_alive(int socket);   // what is set on a connection before anything is said
+
+// What goes between the two processes: a length in four bytes, and so many bytes, at most `most`.
+Status send_packet(int socket, std::string_view bytes, const Patience& patience);
+Result<std::string> receive_packet(int socket, std::size_t most, const Patience& patience);
 
 }  // namespace somfs::replicator

@@ -45,9 +45,9 @@ Result<std::string> unpack(std::string payload, bool compressed, std::size_t raw
 
 bool known_type(std::uint8_t type) { return type != 0 && type <= static_cast<std::uint8_t>(MessageType::progress); }
 
-std::string encode_frame(const Message& message) {
+std::string encode_frame(const Message& message, bool compress) {
   const std::string& body = message.body;
-  const Packed packed = pack(body);
+  const Packed packed = compress ? pack(body) : Packed{};
   const bool compressed = packed.compressed;
   const std::string& payload = compressed ? packed.bytes : body;
   std::string out;

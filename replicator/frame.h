@@ -29,7 +29,7 @@ struct FrameHeader {
   std::uint32_t raw = 0, wire = 0, crc = 0;
 };
 
-std::string encode_frame(const Message& message);   // body at most kMaxBody
+std::string encode_frame(const Message& message, bool compress = true);   // body at most kMaxBody
 // Checks everything that can be checked before the payload is read; nothing may be allocated for it earlier.
 Result<FrameHeader> decode_frame_header(std::string_view bytes);
 Result<Message> decode_frame_body(std::string_view header_bytes, const FrameHeader& header, std::string payload);

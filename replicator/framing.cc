@@ -13,15 +13,18 @@ namespace {
 
 class Plain final : public Framing {
  public:
-  Result<std::string> encode(const Message& message) override { return encode_frame(message); }
+  explicit Plain(bool compress) : compress_(compress) {}
+  Result<std::string> encode(const Message& message) override { return encode_frame(message, compress_); }
   std::size_t header_size() const override { return kFrameHeader; }
   Result<std::size_t> body_size(std::string_view header) override {
     SOMFS_TRY_ASSIGN(header_, decode_frame_header(header));
+    if (header_.compressed && !compress_) return fail(Exit::link_down, "the stream from the other side is broken", {}, "a codec that was not agreed on");
     return std::size_t{header_.wire};
   }
   Result<Message> decode(std::string_view header, std::string body) override { return decode_frame_body(header, header_, std::move(body)); }
 
  private:
+  const bool compress_;
   FrameHeader header_;
 };
 
@@ -83,7 +86,9 @@ class Sealed final : public Framing {
 
 }  // namespace
 
-std::unique_ptr<Framing> plain_framing() { return std::make_unique<Plain>(); }
+std::unique_ptr<Framing> plain_framing() { return std::make_unique<Plain>(true); }
+
+std::unique_ptr<Framing> stored_framing() { return std::make_unique<Plain>(false); }
 
 std::unique_ptr<Framing> sealed_framing(std::unique_ptr<Channel> channel) { return std::make_unique<Sealed>(std::move(channel)); }
 

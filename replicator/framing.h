@@ -24,7 +24,11 @@ class Framing {
 };
 
 std::unique_ptr<Framing> plain_framing();                                  // docs/formats/wire.md, "Frames"
+std::unique_ptr<Framing> stored_framing();                                 // the same, and nothing compressed is sent or taken
 // docs/formats/channel.md, "Frames". What the connection is about is taken from the hello that passes.
 std::unique_ptr<Framing> sealed_framing(std::unique_ptr<Channel> channel);
+
+// As the other make_stream() of wire.h, which say what the descriptors and `bwlimit` are.
+std::unique_ptr<Transport> make_stream(int in_fd, int out_fd, std::unique_ptr<Framing> framing, std::uint64_t bwlimit = 0);
 
 }  // namespace somfs::replicator

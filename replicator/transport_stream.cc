@@ -243,12 +243,16 @@ class Stream final : public Transport {
 
 }  // namespace
 
+std::unique_ptr<Transport> make_stream(int in_fd, int out_fd, std::unique_ptr<Framing> framing, std::uint64_t bwlimit) {
+  return std::make_unique<Stream>(in_fd, out_fd, std::move(framing), bwlimit);
+}
+
 std::unique_ptr<Transport> make_stream(int in_fd, int out_fd, std::uint64_t bwlimit) {
-  return std::make_unique<Stream>(in_fd, out_fd, plain_framing(), bwlimit);
+  return make_stream(in_fd, out_fd, plain_framing(), bwlimit);
 }
 
 std::unique_ptr<Transport> make_sealed_stream(int socket, std::unique_ptr<Channel> channel, std::uint64_t bwlimit) {
-  return std::make_unique<Stream>(socket, socket, sealed_framing(std::move(channel)), bwlimit);
+  return make_stream(socket, socket, sealed_framing(std::move(channel)), bwlimit);
 }
 
 }  // namespace somfs::replicator

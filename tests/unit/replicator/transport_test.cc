@@ -11,6 +11,7 @@
 #include "common/fd.h"
 #include "replicator/dial.h"
 #include "replicator/frame.h"
+#include "replicator/framing.h"
 #include "replicator/keys.h"
 #include "replicator/wire.h"
 
@@ -52,27 +53,15 @@ Ends pipes() {
   return {make_stream(back[0], forth[1]), make_stream(forth[0], back[1], 1u << 30)};
 }
 
-// From the banner on, as on a network.
 Ends sealed() {
   int s[2];
   EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s), 0);
   const KeyPair source = KeyPair::generate(), mirror = KeyPair::generate();
-  const Patience patience = Patience::for_seconds(60);
-  Result<Caller> answered = fail(Exit::temporary, "not yet");
-  std::jthread far([&] {
-    Doorkeeper door;
-    door.own = [&]() -> Result<Secret> { return mirror.secret; };
-    door.admit = [&](const PublicKey& key) -> Status {
-      if (key == source.shared) return {};
-      return fail(Exit::not_allowed, "a stranger");
-    };
-    answered = answer_channel(s[1], door, patience);
-  });
-  auto channel = link_channel(s[0], source.secret, mirror.shared, patience);
-  far.join();
-  EXPECT_TRUE(channel) << channel.error().line();
-  EXPECT_TRUE(answered) << answered.error().line();
-  return {make_sealed_stream(s[0], std::move(*channel)), make_sealed_stream(s[1], std::move(answered->channel))};
+  auto near = Handshake::link(source.secret, mirror.shared, "lines");
+  auto far = Handshake::answer_link(mirror.secret, "lines", [](const PublicKey&) -> Status { return {}; });
+  EXPECT_TRUE(far->take_message(*near->next_message()));
+  EXPECT_TRUE(near->take_message(*far->next_message()));
+  return {make_sealed_stream(s[0], std::move(*near->finish())), make_sealed_stream(s[1], std::move(*far->finish()))};
 }
 
 class EveryTransport : public ::testing::TestWithParam<Ends (*)()> {};
@@ -194,21 +183,65 @@ TEST(Dial, WhoeverIsSilentIsNotWaitedForLonger) {
   EXPECT_EQ(channel.error().exit, Exit::link_down);
 }
 
+Doorkeeper door_of(const KeyPair& mirror, Status answer) {
+  Doorkeeper door;
+  door.own = [&mirror]() -> Result<Secret> { return mirror.secret; };
+  door.admit = [answer](const PublicKey&) { return answer; };
+  return door;
+}
+
 TEST(Dial, AStrangerIsHungUpOnAndHearsWhatItMeans) {
   int s[2];
   ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s), 0);
   const KeyPair mirror = KeyPair::generate();
   std::jthread far([&] {
     const Fd end(s[1]);
-    Doorkeeper door;
-    door.own = [&]() -> Result<Secret> { return mirror.secret; };
-    door.admit = [](const PublicKey&) -> Status { return fail(Exit::not_allowed, "a stranger"); };
-    EXPECT_EQ(answer_channel(end.get(), door, Patience::for_seconds(60)).error().exit, Exit::not_allowed);
+    Reception reception(door_of(mirror, fail(Exit::not_allowed, "a stranger")));
+    EXPECT_EQ(answer_call(end.get(), [&](std::string_view b) { return reception.take(b); }, Patience::for_seconds(60)).error().exit, Exit::not_allowed);
   });
   const Fd near(s[0]);
   auto channel = link_channel(near.get(), KeyPair::generate().secret, mirror.shared, Patience::for_seconds(60));
   ASSERT_FALSE(channel);
   EXPECT_EQ(channel.error().exit, Exit::not_allowed);
+}
+
+TEST(Dial, ALinkIsThereWhenItsFirstFrameOpens) {
+  int s[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s), 0);
+  const KeyPair source = KeyPair::generate(), mirror = KeyPair::generate();
+  Reception reception(door_of(mirror, {}));
+  Result<Call> call = fail(Exit::temporary, "not yet");
+  std::jthread far([&] { call = answer_call(s[1], [&](std::string_view b) { return reception.take(b); }, Patience::for_seconds(60)); });
+  auto channel = link_channel(s[0], source.secret, mirror.shared, Patience::for_seconds(60));
+  ASSERT_TRUE(channel) << channel.error().line();
+  auto caller = make_sealed_stream(s[0], std::move(*channel));
+  ASSERT_TRUE(caller->send({MessageType::list, "first"}));
+  far.join();
+  ASSERT_TRUE(call) << call.error().line();
+  EXPECT_TRUE(reception.peer() == source.shared);
+  EXPECT_EQ(reception.first().body, "first");
+  // What was read is not lost, and the next frame follows it.
+  auto framing = sealed_framing(std::make_unique<Channel>(call->session));
+  const std::string header = call->first.substr(0, framing->header_size());
+  ASSERT_TRUE(framing->body_size(header));
+  auto first = framing->decode(header, call->first.substr(header.size()));
+  ASSERT_TRUE(first) << first.error().line();
+  EXPECT_EQ(first->body, "first");
+  auto talk = make_stream(s[1], s[1], std::move(framing));
+  ASSERT_TRUE(caller->send({MessageType::list, "second"}));
+  EXPECT_EQ(talk->receive()->body, "second");
+  ASSERT_TRUE(talk->send({MessageType::listing, "answer"}));
+  EXPECT_EQ(caller->receive()->body, "answer");
+}
+
+TEST(Frames, BetweenProcessesNothingIsCompressed) {
+  const Message m{MessageType::records, std::string(300, 'q')};
+  auto stored = stored_framing();
+  const std::string plain = *stored->encode(m), packed = encode_frame(m);
+  ASSERT_LT(packed.size(), plain.size());
+  EXPECT_EQ(*stored->body_size(plain.substr(0, kFrameHeader)), m.body.size());
+  EXPECT_EQ(stored->decode(plain.substr(0, kFrameHeader), plain.substr(kFrameHeader))->body, m.body);
+  EXPECT_EQ(stored->body_size(packed.substr(0, kFrameHeader)).error().exit, Exit::link_down);
 }
 
 TEST(Frames, EveryTruncationIsAnError) {
