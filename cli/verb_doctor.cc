@@ -12,6 +12,7 @@
 #include "cli/verb.h"
 #include "common/fd.h"
 #include "common/printable.h"
+#include "fs/negotiation.h"
 
 namespace somfs::cli {
 namespace {
@@ -30,10 +31,12 @@ void examine_machine(std::vector<Finding>* out) {
   ::uname(&u);
   int major = 0, minor = 0;
   std::sscanf(u.release, "%d.%d", &major, &minor);
-  out->push_back({"kernel", major > 5 || (major == 5 && minor >= 12) ? G::good : G::note,
-                  std::string(u.release) + (major > 6 || (major == 6 && minor >= 9) ? ": every fast path" : major > 5 || (major == 5 && minor >= 12) ? ": no passthrough opens (needs 6.9)" : ": slow writes (HANDLE_KILLPRIV_V2 needs 5.12)")});
+  bool fast_writes = major > 5 || (major == 5 && minor >= 12);
+  out->push_back({"kernel", fast_writes ? G::good : G::note,
+                  u.release + std::string(fast_writes ? ": fast writes (HANDLE_KILLPRIV_V2)" : ": slow writes (HANDLE_KILLPRIV_V2 needs 5.12)")});
   Fd fuse(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
   out->push_back({"fuse", fuse ? G::good : G::bad, fuse ? "/dev/fuse opens" : "/dev/fuse cannot be opened: load the fuse module, or ask for access"});
+  out->push_back({"libfuse", G::good, fs::library_version()});
   if (::geteuid() != 0) {
     bool helper = ::access("/usr/bin/fusermount3", X_OK) == 0 || ::access("/bin/fusermount3", X_OK) == 0;
     out->push_back({"fusermount3", helper ? G::good : G::bad, helper ? "found: an ordinary user may mount" : "missing: only root can mount; install fuse3"});

@@ -53,6 +53,8 @@ ssize_t write_hook(int fd, iovec* iov, int count, void* userdata) {
 
 }  // namespace
 
+const char* library_version() { return fuse_pkgversion(); }
+
 bool Negotiation::request_kills_set_ids() { return request_kills; }
 
 int Negotiation::attach(fuse_session* session) {
@@ -74,8 +76,6 @@ void Negotiation::init(fuse_conn_info* conn) {
   conn->max_readahead = kMaxWrite;
   conn->max_background = kMaxBackground;
   conn->time_gran = 1;
-  max_write_ = kMaxWrite;
-  max_background_ = kMaxBackground;
 }
 
 ssize_t Negotiation::read(int fd, void* buf, std::size_t size) {
@@ -111,6 +111,9 @@ ssize_t Negotiation::write(int fd, iovec* iov, int count) {
   std::memcpy(iov[1].iov_base, &out, sizeof out);
   agreed_.store(out.flags & offered_, std::memory_order_relaxed);
   killpriv_v2_.store((out.flags & offered_ & FUSE_HANDLE_KILLPRIV_V2) != 0, std::memory_order_relaxed);
+  // what the library made of our wishes
+  max_write_.store(out.max_write, std::memory_order_relaxed);
+  max_background_.store(out.max_background, std::memory_order_relaxed);
   done_.store(true, std::memory_order_release);
   return ::writev(fd, iov, count);
 }
@@ -126,8 +129,8 @@ InForce Negotiation::in_force() const {
   f.writeback = (on & FUSE_WRITEBACK_CACHE) != 0;
   f.splice_write = (on & FUSE_SPLICE_WRITE) != 0;
   f.tmpfile = f.protocol_minor >= 37;
-  f.max_write = max_write_;
-  f.max_background = max_background_;
+  f.max_write = max_write_.load(std::memory_order_relaxed);
+  f.max_background = max_background_.load(std::memory_order_relaxed);
   return f;
 }
 

@@ -32,6 +32,9 @@ struct InForce {
   std::size_t descriptors = 0;     // size of the ring of O_PATH descriptors
 };
 
+// The version of libfuse that is loaded.
+const char* library_version();
+
 class Negotiation {
  public:
   explicit Negotiation(bool writeback) : writeback_(writeback) {}
@@ -58,8 +61,8 @@ class Negotiation {
   std::atomic<std::uint64_t> agreed_{0};
   std::atomic<bool> killpriv_v2_{false};
   std::atomic<unsigned> minor_{0};
-  unsigned max_write_ = 0;
-  unsigned max_background_ = 0;
+  std::atomic<unsigned> max_write_{0};
+  std::atomic<unsigned> max_background_{0};
 };
 
 class Passthrough;

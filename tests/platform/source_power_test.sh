@@ -116,7 +116,7 @@ judge() { # judge K SEED
     cut "$at" "$2" || { same "cut at $at seed $2: mounts" no yes; return; }
     while read -r when name head size; do
         [ "$when" -le "$at" ] || break
-        [ "$(stat -c %s "$disk/vol/w/$name" 2>&1)" = "$size" ] && [ "$(head -c 8 "$disk/vol/w/$name" | xxd -p)" = "$head" ] && continue
+        [ "$(stat -c %s "$disk/vol/w/$name" 2>&1)" = "$size" ] && [ "$(head -c 8 "$disk/vol/w/$name" | od -An -v -tx1 | tr -d ' \n')" = "$head" ] && continue
         same "cut at $at seed $2: what was fsynced" "$name" "there whole"
     done <"$scratch/acks"
     cp --sparse=always "$scratch/mirror-$e.img" "$scratch/mirror.img"
