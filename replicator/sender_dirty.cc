@@ -128,12 +128,20 @@ class Differential final : public Migration {
         break;
       }
     }
+    for (const auto& [id, elsewhere] : excluded_links_)
+      if (elsewhere == 0) excluded_.insert(id);
     return {};
   }
 
+  // A file with a name outside as well does travel.
+  void exclude_file(const TreeFile& file) { --excluded_links_.try_emplace(file.ref().id, file.attr().nlink).first->second; }
+
   Status exclude_below(TreeFilePtr top) {
-    if (top->attr().kind == Kind::dir || top->attr().nlink == 1) excluded_.insert(top->ref().id);
-    if (top->attr().kind != Kind::dir) return {};
+    if (top->attr().kind != Kind::dir) {
+      exclude_file(*top);
+      return {};
+    }
+    excluded_.insert(top->ref().id);
     std::vector<TreeFilePtr> todo;
     todo.push_back(std::move(top));
     while (!todo.empty()) {
@@ -141,10 +149,12 @@ class Differential final : public Migration {
       todo.pop_back();
       SOMFS_TRY_ASSIGN(auto entries, run_.tree.list(*dir));
       for (const ViewEntry& e : entries) {
-        excluded_.insert(e.ref.id);
-        if (e.ref.kind != Kind::dir) continue;
+        const bool is_dir = e.ref.kind == Kind::dir;
+        if (!is_dir && !dirty_.objects().contains(e.ref.id)) continue;
         SOMFS_TRY_ASSIGN(TreeFilePtr below, run_.tree.open_in(*dir, e));
-        todo.push_back(std::move(below));
+        if (is_dir) excluded_.insert(e.ref.id);
+        else exclude_file(*below);
+        if (is_dir) todo.push_back(std::move(below));
       }
     }
     return {};
@@ -308,6 +318,7 @@ class Differential final : public Migration {
   const snapshot::DirtySet& dirty_;
   Finder finder_;
   std::unordered_set<ObjectId> excluded_;
+  std::unordered_map<ObjectId, std::uint64_t> excluded_links_;   // dirty files with excluded names: how many others they have
   std::set<std::pair<ObjectId, std::string>> excluded_names_;
   std::vector<NameRecord> names_;
   std::vector<Birth> births_;

@@ -163,6 +163,14 @@ TEST(Migrate, ExcludedPathsAreNeitherSentNorRemoved) {
   EXPECT_EQ(w.migrate(World::Knows::dirty, without_e).strategy, "differential");
   EXPECT_NE(::access(w.seen("d/e").c_str(), F_OK), 0);
   EXPECT_EQ(::access(w.seen("d/beside").c_str(), F_OK), 0);
+  // A file with a name there and another one elsewhere does travel.
+  w.write("d/small", "HELLO");
+  w.migrate(World::Knows::dirty, without_e);
+  std::string seen(5, '\0');
+  std::size_t got = 0;
+  Fd fd(::open(w.seen("d/small").c_str(), O_RDONLY | O_CLOEXEC));
+  ASSERT_EQ(pread_all(fd.get(), seen.data(), seen.size(), 0, &got), 0);
+  EXPECT_EQ(seen, "HELLO");
 }
 
 // Random operations; each round is migrated by difference, by comparison or in full, and must give the same tree.
