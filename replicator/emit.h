@@ -57,6 +57,7 @@ class Run {
   std::unordered_set<ObjectId> skip;             // could not be read to their end in an earlier attempt
 
   std::atomic<std::uint64_t> files{0}, names{0}, removed{0}, bytes_source{0}, bytes_records{0};
+  std::atomic<std::uint64_t> subtrees{0}, compared{0};   // below marks, and objects looked at on both sides
 
   void unreadable(const std::string& path, const Error& error) EXCLUDES(mutex_);
   std::vector<std::string> take_unreadable() EXCLUDES(mutex_);

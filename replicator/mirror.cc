@@ -516,11 +516,12 @@ Status Mirror::Impl::decide_held(bool accept) {
 
 // ---- what it holds ------------------------------------------------------------------------------------------------------
 
-Result<std::vector<ListRow>> Mirror::list(const ObjectId& dir) {
+Result<std::vector<ListRow>> Mirror::list(const ObjectId& dir, bool perhaps) {
   SOMFS_TRY(impl_->usable());
   Row row = kRootRow;
   if (dir) {
     SOMFS_TRY_ASSIGN(auto object, impl_->reader->by_id(dir));
+    if (!object && perhaps) return std::vector<ListRow>();
     if (!object)
       return fail(Exit::temporary, "the mirror does not know directory", std::to_string(dir.ino) + "." + std::to_string(dir.birth));
     row = object->row;
