@@ -11,7 +11,7 @@ namespace {
 
 // A lease ends before its time only with the mount.
 tl::unexpected<Error> mount_ended() {
-  return fail(Exit::temporary, "the mount ended meanwhile", {}, {}, "mount the volume and run it again: nothing is sent twice");
+  return fail(Exit::temporary, "the mount ended meanwhile", {}, {}, "mount the volume and run it again");
 }
 
 Result<Json> of_lease(Result<Json> answer) {

@@ -33,7 +33,8 @@ class SourceLease {
   const std::string& snapshot() const { return snapshot_; }
   const Json& answer() const { return answer_; }   // what the daemon said: freeze_ms, writers, excludes …
 
-  // Exit::temporary when the mount ended, and the snapshot with it: then whatever failed while reading it failed for that.
+  // Exit::temporary when the mount ended, and the snapshot with it: then whatever failed while reading it failed for that, and
+  // what was read proves nothing.
   Status still_held() const;
   // The source as the sender wants it, reading from `view`, with what changed since the target's last epoch.
   Result<replicator::Source> source(snapshot::View& view);

@@ -65,10 +65,13 @@ Status wait_until_idle(const std::string& dir, double quiet, double most, Termin
 }
 
 std::string summary(const replicator::MigrateReport& r, const Json& lease, const std::string& target, bool dry_run, double seconds) {
-  char line[512];
+  char line[512], compared[96] = "";
+  if (r.subtrees != 0)
+    std::snprintf(compared, sizeof compared, " with %llu %s compared (%llu objects)", static_cast<unsigned long long>(r.subtrees),
+                  r.subtrees == 1 ? "subtree" : "subtrees", static_cast<unsigned long long>(r.compared));
   double frozen = lease.value("freeze_ms", 0.0) / 1000;
-  std::snprintf(line, sizeof line, "%s%s to %s: %llu objects, %llu names, %llu removed; read %s, sent %s; %s; %s\n",
-                dry_run ? "would migrate, " : "", r.strategy.c_str(), printable(target).c_str(), static_cast<unsigned long long>(r.files),
+  std::snprintf(line, sizeof line, "%s%s%s to %s: %llu objects, %llu names, %llu removed; read %s, sent %s; %s; %s\n",
+                dry_run ? "would migrate, " : "", r.strategy.c_str(), compared, printable(target).c_str(), static_cast<unsigned long long>(r.files),
                 static_cast<unsigned long long>(r.names), static_cast<unsigned long long>(r.removed), human_bytes(r.bytes_source).c_str(),
                 human_bytes(r.bytes_wire).c_str(), frozen > 0 ? ("frozen " + human_seconds(frozen)).c_str() : "no freeze needed", human_seconds(seconds).c_str());
   return line;
@@ -138,7 +141,7 @@ Result<Exit> migrate(const Options& o, Terminal& t) {
   for (const std::string& u : report->unreadable) unreadable.push_back(u);
   Json j{{"schema", 1}, {"strategy", report->strategy}, {"snapshot", lease.snapshot()}, {"epoch", report->epoch},
          {"files", report->files}, {"bytes_source", report->bytes_source}, {"bytes_wire", report->bytes_wire}, {"seconds", seconds},
-         {"names", report->names}, {"removed", report->removed}, {"freeze_ms", lease.answer().value("freeze_ms", 0.0)},
+         {"names", report->names}, {"removed", report->removed}, {"subtrees", report->subtrees}, {"compared", report->compared}, {"freeze_ms", lease.answer().value("freeze_ms", 0.0)},
          {"dry_run", o.dry_run}, {"held", report->held}, {"unreadable", unreadable}, {"notes", report->notes}};
   if (report->held) {
     j["reason"] = report->held_reason;

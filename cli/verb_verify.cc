@@ -42,7 +42,7 @@ class Comparison {
     // A mirror that is kept in step is compared with the instant it was brought to.
     if (lease.answer().value("replicated", false)) SOMFS_TRY(bring(source, lease, {}));
     Outcome outcome;
-    SOMFS_TRY_ASSIGN(outcome.report, read_both(source));
+    SOMFS_TRY_ASSIGN(outcome.report, read_both(source, lease));
     if (outcome.report.equal || !options_.repair) return outcome;
     // First what is damaged, beside what the catalog shows as different; if that is not enough, everything. Believed only once it
     // was read again.
@@ -52,10 +52,11 @@ class Comparison {
       how.confirmed = true;
       if (all) how.want = replicator::MigrateOptions::Want::full;
       if (Status sent = bring(source, lease, how); !sent) {
+        if (!progress_.cancelled) SOMFS_TRY(lease.still_held());   // nor would the second try do better
         if (!all && !progress_.cancelled) continue;
         return pass_on(std::move(sent).error());
       }
-      SOMFS_TRY_ASSIGN(auto again, read_both(source));
+      SOMFS_TRY_ASSIGN(auto again, read_both(source, lease));
       outcome.repaired = again.equal;
       if (again.equal) break;
       outcome.report = std::move(again);
@@ -69,6 +70,7 @@ class Comparison {
     how.brake_share = lease.answer().value("brake", 0.5);
     auto sent = replicator::migrate(source, [this] { return link_.connect(); }, how, progress_);
     Status ended = link_.finish();
+    if (!sent && !progress_.cancelled) SOMFS_TRY(lease.still_held());
     if (!sent) return pass_on(MirrorLink::telling(std::move(sent).error(), ended));
     if (sent->held) return fail(Exit::person, "held at the mirror", printable(target_.text), sent->held_reason, "decide it first: somfs-ctl held");
     // First, so that no kill in between makes the mirror look complete; an acknowledgement does not clear a later flag.
@@ -76,7 +78,8 @@ class Comparison {
     return lease.acknowledge(sent->mirror, sent->epoch);
   }
 
-  Result<replicator::VerifyReport> read_both(const replicator::Source& source) {
+  // What was read while the lease lasted; without it the snapshot may have been another one, or none.
+  Result<replicator::VerifyReport> read_both(const replicator::Source& source, const SourceLease& lease) {
     ProgressBar bar(!terminal_.quiet && !terminal_.json, [this](unsigned columns) {
       return (std::string(progress_.phase.load()) + "  " + std::to_string(progress_.files.load()) + " files  " + human_bytes(progress_.bytes)).substr(0, columns);
     });
@@ -85,6 +88,7 @@ class Comparison {
     transport.reset();
     Status ended = link_.finish();
     if (!report && progress_.cancelled) return fail(Exit::interrupted, "interrupted");
+    SOMFS_TRY(lease.still_held());
     if (!report) return pass_on(MirrorLink::telling(std::move(report).error(), ended));
     return report;
   }

@@ -9,14 +9,14 @@
 
 namespace somfs::replicator {
 
-PieceSource content_of(TreeFile& file, std::atomic<std::uint64_t>* read_bytes) {
+PieceSource content_of(TreeFile& file, std::atomic<std::uint64_t>* read_bytes, std::uint64_t from, std::uint64_t end) {
   struct At {
     std::uint64_t off = 0;
     Extent data;           // the data at or after `off`, when data_known
     bool data_known = false;
   };
-  return [&file, read_bytes, at = At{}](char* to, std::size_t n) mutable -> Result<std::size_t> {
-    const std::uint64_t size = file.attr().size;
+  return [&file, read_bytes, end, at = At{.off = from, .data = {}}](char* to, std::size_t n) mutable -> Result<std::size_t> {
+    const std::uint64_t size = std::min(file.attr().size, end);
     n = static_cast<std::size_t>(std::min<std::uint64_t>(n, size - std::min(size, at.off)));
     if (n == 0) return n;
     if (!at.data_known || at.data.end() <= at.off) {

@@ -7,9 +7,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "common/bytes.h"
+#include "common/sync.h"
 
 namespace somfs::replicator {
 namespace {
@@ -103,12 +106,97 @@ Status make_signature(const SignatureShape& shape, const PieceSource& read, cons
   }
 }
 
+Status make_signature(const SignatureShape& shape, std::uint64_t size, const RangeSource& read, const PieceSink& out) {
+  auto part = [&read](std::uint64_t from, std::uint64_t to) -> PieceSource {
+    return [&read, from, to](char* buffer, std::size_t n) mutable -> Result<std::size_t> {
+      SOMFS_TRY_ASSIGN(std::size_t got, read(buffer, static_cast<std::size_t>(std::min<std::uint64_t>(n, to - from)), from));
+      from += got;
+      return got;
+    };
+  };
+  constexpr std::uint64_t end = ~0ull;
+  if (size < kTwoThreads) return make_signature(shape, part(0, end), out);
+  const std::uint64_t half = (size / 2 + shape.block - 1) / shape.block * shape.block;
+  std::string sums;
+  Status second;
+  {
+    std::jthread beside([&] {
+      second = make_signature(shape, part(half, end), [&](std::string_view piece) -> Status {
+        sums.append(piece);
+        return {};
+      });
+    });
+    SOMFS_TRY(make_signature(shape, part(0, half), out));
+  }
+  SOMFS_TRY(second);
+  std::string_view rest = sums;
+  rest.remove_prefix(std::min(rest.size(), kSignatureHeader));   // one header for both
+  for (; !rest.empty(); rest.remove_prefix(std::min(rest.size(), kBuffer))) SOMFS_TRY(out(rest.substr(0, kBuffer)));
+  return {};
+}
+
+namespace {
+
+struct SumsFree {
+  void operator()(rs_signature_t* sums) const { rs_free_sumset(sums); }
+};
+using Sums = std::unique_ptr<rs_signature_t, SumsFree>;
+
+Result<Sums> load(std::string_view signature) {
+  rs_signature_t* raw = nullptr;
+  Job job(rs_loadsig_begin(&raw));
+  auto nothing = [](std::string_view) -> Status { return {}; };
+  Status driven = [&]() -> Status {
+    SOMFS_TRY(drive(job.get(), signature, true, nothing, "cannot load a signature"));
+    return {};
+  }();
+  Sums sums(raw);
+  SOMFS_TRY(driven);
+  if (rs_result r = rs_build_hash_table(sums.get()); r != RS_DONE) return rs_failed("cannot index a signature", r);
+  return sums;
+}
+
+// A delta on its way from one thread to another, bounded.
+class Handover {
+ public:
+  Status push(std::string_view piece) {
+    Lock l(mutex_);
+    while (!abandoned_ && bytes_.size() + piece.size() > kGiveUpAfter) change_.wait(mutex_);
+    if (abandoned_) return fail(Exit::interrupted, "the delta is not wanted any more");
+    bytes_.append(piece);
+    change_.notify_all();
+    return {};
+  }
+  void end() {
+    Lock l(mutex_);
+    ended_ = true;
+    change_.notify_all();
+  }
+  void abandon() {
+    Lock l(mutex_);
+    abandoned_ = true;
+    change_.notify_all();
+  }
+  // What came meanwhile; empty: the end.
+  std::string take() {
+    Lock l(mutex_);
+    while (bytes_.empty() && !ended_) change_.wait(mutex_);
+    change_.notify_all();
+    return std::exchange(bytes_, {});
+  }
+
+ private:
+  Mutex mutex_;
+  CondVar change_;
+  std::string bytes_ GUARDED_BY(mutex_);
+  bool ended_ GUARDED_BY(mutex_) = false, abandoned_ GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace
+
 struct Signature::Impl {
   std::string bytes;
-  rs_signature_t* sums = nullptr;
-  ~Impl() {
-    if (sums != nullptr) rs_free_sumset(sums);
-  }
+  Sums sums;
 };
 
 Signature::Signature() : impl_(std::make_unique<Impl>()) {}
@@ -140,15 +228,12 @@ Status Signature::finish() {
     return fail(Exit::temporary, "cannot use a signature", {}, "its lengths are not possible");
   if (worst_chain(all.substr(kSignatureHeader), shape.strong) > kWorstChain)
     return fail(Exit::temporary, "cannot use a signature", {}, "its weak sums collide too often");
-  Job job(rs_loadsig_begin(&impl_->sums));
-  auto nothing = [](std::string_view) -> Status { return {}; };
-  SOMFS_TRY(drive(job.get(), all, true, nothing, "cannot load a signature"));
-  if (rs_result r = rs_build_hash_table(impl_->sums); r != RS_DONE) return rs_failed("cannot index a signature", r);
+  SOMFS_TRY_ASSIGN(impl_->sums, load(all));
   return {};
 }
 
 Result<bool> make_delta(Signature& signature, const PieceSource& read, const PieceSink& out) {
-  Job job(rs_delta_begin(signature.impl_->sums));
+  Job job(rs_delta_begin(signature.impl_->sums.get()));
   std::string buffer(kBuffer, '\0'), held;
   std::uint64_t in = 0, made = 0;
   bool decided = false;
@@ -177,6 +262,53 @@ Result<bool> make_delta(Signature& signature, const PieceSource& read, const Pie
     }
     if (n == 0) return true;
   }
+}
+
+Result<bool> make_delta(Signature& signature, const PieceSource& front, const PieceSource& back, const PieceSink& out) {
+  constexpr std::size_t kDeltaHeader = 4;
+  // A search counts in the table it searches: each thread has its own.
+  SOMFS_TRY_ASSIGN(Sums sums, load(signature.bytes()));
+  Handover second;
+  Status compared;
+  std::jthread beside([&] {
+    compared = [&]() -> Status {
+      Job job(rs_delta_begin(sums.get()));
+      std::string buffer(kBuffer, '\0');
+      for (std::size_t n = 1; n != 0;) {
+        SOMFS_TRY_ASSIGN(n, back(buffer.data(), buffer.size()));
+        SOMFS_TRY(drive(job.get(), {buffer.data(), n}, n == 0, [&](std::string_view piece) { return second.push(piece); }, "cannot make a delta"));
+      }
+      return {};
+    }();
+    second.end();
+  });
+  // Commands follow one another, wherever they were made: the end command of the first part and the header of the second go.
+  std::string held;
+  auto first = make_delta(signature, front, [&](std::string_view piece) -> Status {
+    held.append(piece);
+    SOMFS_TRY(out(std::string_view(held).substr(0, held.size() - 1)));
+    held.erase(0, held.size() - 1);
+    return {};
+  });
+  Status joined = [&]() -> Status {
+    if (!first) return pass_on(first.error());
+    if (!*first) return {};
+    std::size_t skip = kDeltaHeader;
+    while (true) {
+      const std::string bytes = second.take();
+      if (bytes.empty()) return {};
+      std::string_view rest = bytes;
+      const std::size_t gone = std::min(skip, rest.size());
+      skip -= gone;
+      for (rest.remove_prefix(gone); !rest.empty(); rest.remove_prefix(std::min(rest.size(), kBuffer))) SOMFS_TRY(out(rest.substr(0, kBuffer)));
+    }
+  }();
+  second.abandon();
+  beside.join();
+  SOMFS_TRY(joined);
+  if (!*first) return false;
+  SOMFS_TRY(compared);
+  return true;
 }
 
 struct Patch::Impl {

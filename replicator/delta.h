@@ -32,12 +32,19 @@ SignatureShape signature_shape(std::uint64_t basis_size);   // rollsum and BLAKE
 
 // Hands the signature of a content to `out`, in pieces of at most 64 KiB.
 Status make_signature(const SignatureShape& shape, const PieceSource& read, const PieceSink& out);
+// The same of a content that several threads may read: that of a large one is made by halves, on two.
+using RangeSource = std::function<Result<std::size_t>(char* to, std::size_t n, std::uint64_t off)>;
+Status make_signature(const SignatureShape& shape, std::uint64_t size, const RangeSource& read, const PieceSink& out);
 
 class Signature;
 // Writes the delta of what `read` gives against the signature. False: given up, because too little matched; nothing was handed out then.
 // Until that is decided at most kGiveUpAfter bytes are kept.
 inline constexpr std::size_t kGiveUpAfter = 16u << 20;
 Result<bool> make_delta(Signature& signature, const PieceSource& read, const PieceSink& out);
+// The same of a content given as two parts, `back` being read and compared by a thread of its own; `front`, not empty, decides. At most
+// kGiveUpAfter bytes of the second part's delta wait for the end of the first.
+Result<bool> make_delta(Signature& signature, const PieceSource& front, const PieceSource& back, const PieceSink& out);
+inline constexpr std::uint64_t kTwoThreads = 8u << 20;     // from this size on two are worth it
 
 // A signature from the peer, bounded while it arrives. One whose weak sums collide so often that a search would crawl is refused.
 class Signature {
@@ -53,6 +60,7 @@ class Signature {
 
  private:
   friend Result<bool> make_delta(Signature&, const PieceSource&, const PieceSink&);
+  friend Result<bool> make_delta(Signature&, const PieceSource&, const PieceSource&, const PieceSink&);
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

@@ -100,7 +100,16 @@ Result<bool> Emitter::object(TreeFile& file, ObjectRecord record, const Data& da
   if (run_.skip.contains(record.id)) return false;   // named when it failed
   const std::size_t start = out_.size();
   spilled_ = false;
-  Status s = write_object(file, record, data);
+  auto again = [&]() -> Result<TreeFilePtr> {
+    SOMFS_TRY_ASSIGN(TreeFilePtr at, open_place(run_.tree, dir));
+    if (!name.empty()) {
+      SOMFS_TRY_ASSIGN(auto ref, run_.tree.lookup(*at, name));
+      if (!ref) return TreeFilePtr();
+      SOMFS_TRY_ASSIGN(at, run_.tree.open_in(*at, {name, *ref}));
+    }
+    return at->ref().id == file.ref().id ? std::move(at) : TreeFilePtr();
+  };
+  Status s = write_object(file, record, data, again);
   if (!s && spares_the_rest(s.error())) {
     run_.unreadable(path_in(dir, name), s.error());
     if (!spilled_) {
@@ -124,7 +133,7 @@ Result<bool> Emitter::object(TreeFile& file, ObjectRecord record, const Data& da
   return true;
 }
 
-Status Emitter::write_object(TreeFile& file, ObjectRecord& record, const Data& data) {
+Status Emitter::write_object(TreeFile& file, ObjectRecord& record, const Data& data, const Again& again) {
   record.attr = file.attr();
   if (!keeps_owner(run_.mirror_user, record.attr.uid)) run_.foreign_owners = true;
   const bool is_file = record.attr.kind == Kind::file;
@@ -137,7 +146,7 @@ Status Emitter::write_object(TreeFile& file, ObjectRecord& record, const Data& d
     SOMFS_TRY_ASSIGN(record.target, file.link_target());
   }
   if (is_file && data.how == Data::How::delta && data.signature != nullptr && !run_.options.dry_run) {
-    SOMFS_TRY_ASSIGN(bool done, write_delta(file, record, data));
+    SOMFS_TRY_ASSIGN(bool done, write_delta(file, record, data, again));
     if (done) return {};
   }
   const bool all = is_file && (data.how == Data::How::all || data.how == Data::How::delta);
@@ -163,7 +172,7 @@ Result<bool> Emitter::write_reuse(TreeFile& file, const ObjectRecord& record) {
 }
 
 // False: not worth it, and nothing was written.
-Result<bool> Emitter::write_delta(TreeFile& file, ObjectRecord& record, const Data& data) {
+Result<bool> Emitter::write_delta(TreeFile& file, ObjectRecord& record, const Data& data, const Again& again) {
   // A file with much less data than size travels as data and holes.
   const std::uint64_t whole = data_bytes(file);
   if (whole < record.attr.size / 4 * 3) return false;
@@ -183,7 +192,14 @@ Result<bool> Emitter::write_delta(TreeFile& file, ObjectRecord& record, const Da
     run_.progress.bytes += counts;
     return full() ? spill() : Status();
   };
-  SOMFS_TRY_ASSIGN(bool done, make_delta(*data.signature, content_of(file, &run_.bytes_source), take));
+  auto* count = &run_.bytes_source;
+  TreeFilePtr second;
+  if (record.attr.size >= kTwoThreads) {
+    SOMFS_TRY_ASSIGN(second, again());
+  }
+  const std::uint64_t half = record.attr.size / 2;
+  SOMFS_TRY_ASSIGN(bool done, second ? make_delta(*data.signature, content_of(file, count, 0, half), content_of(*second, count, half), take)
+                                     : make_delta(*data.signature, content_of(file, count), take));
   if (done) run_.progress.bytes += whole - sent;   // what need not travel is done as well
   return done;
 }

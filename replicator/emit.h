@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -57,6 +58,7 @@ class Run {
   std::unordered_set<ObjectId> skip;             // could not be read to their end in an earlier attempt
 
   std::atomic<std::uint64_t> files{0}, names{0}, removed{0}, bytes_source{0}, bytes_records{0};
+  std::atomic<std::uint64_t> subtrees{0}, compared{0};   // below marks, and objects looked at on both sides
 
   void unreadable(const std::string& path, const Error& error) EXCLUDES(mutex_);
   std::vector<std::string> take_unreadable() EXCLUDES(mutex_);
@@ -106,10 +108,12 @@ class Emitter {
   Status flush();                                // everything so far is on its way
 
  private:
-  Status write_object(TreeFile& file, ObjectRecord& record, const Data& data);
+  // A second one of the same object, for a thread of its own; null where there is none to be had.
+  using Again = std::function<Result<TreeFilePtr>()>;
+  Status write_object(TreeFile& file, ObjectRecord& record, const Data& data, const Again& again);
   Status write_ranges(TreeFile& file, const snapshot::ExtentSet* ranges, bool holes);
   Status write_range(TreeFile& file, std::uint64_t from, std::uint64_t to, bool holes);
-  Result<bool> write_delta(TreeFile& file, ObjectRecord& record, const Data& data);
+  Result<bool> write_delta(TreeFile& file, ObjectRecord& record, const Data& data, const Again& again);
   Result<bool> write_reuse(TreeFile& file, const ObjectRecord& record);
   Status spill();
   bool full() const { return out_.size() >= kBatch; }
@@ -121,8 +125,8 @@ class Emitter {
   std::vector<NameRecord> unborn_;               // new objects that could not be read to their end: their names go again
 };
 
-// The content of a file in order, holes as zeroes that are not read. 
-PieceSource content_of(TreeFile& file, std::atomic<std::uint64_t>* read_bytes);
+// The content of a file in order, or of [from, end) of it, holes as zeroes that are not read.
+PieceSource content_of(TreeFile& file, std::atomic<std::uint64_t>* read_bytes, std::uint64_t from = 0, std::uint64_t end = ~0ull);
 std::uint64_t data_bytes(TreeFile& file);   // holes left out, as far as can be told
 Result<std::string> content_hash(TreeFile& file, std::atomic<std::uint64_t>* read_bytes);   // SHA-256
 // Whether the file's content is the one the signature was made of, when the sizes agree.

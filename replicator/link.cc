@@ -109,9 +109,10 @@ bool Link::over() const {
 Status Link::ask_listings() {
   while (!wanted_.empty() && asked_.size() < kWindow) {
     std::string body;
-    ByteWriter(body).id(wanted_.front());
+    ByteWriter(body).id(wanted_.front().dir);
+    if (wanted_.front().perhaps) body += kPerhaps;
     SOMFS_TRY(send(MessageType::list, std::move(body)));
-    asked_.push_back(wanted_.front());
+    asked_.push_back(wanted_.front().dir);
     wanted_.pop_front();
   }
   return {};

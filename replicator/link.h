@@ -29,7 +29,8 @@ class Link {
   bool over() const;                                   // nothing more will come
 
   // Listings: want() says what will be asked for, in the order in which listing() will be called; at most kWindow are under way or waiting.
-  void want_listing(const ObjectId& dir) { wanted_.push_back(dir); }
+  // `perhaps`: the mirror need not know it, and then has no rows.
+  void want_listing(const ObjectId& dir, bool perhaps = false) { wanted_.push_back({dir, perhaps}); }
   Result<std::vector<ListRow>> listing(const ObjectId& dir);
 
   Status settle_listings();                            // those under way arrive now, so that something else can be asked
@@ -47,7 +48,12 @@ class Link {
 
   Transport& transport_;
   Progress& progress_;
-  std::deque<ObjectId> wanted_, asked_;
+  struct Wanted {
+    ObjectId dir;
+    bool perhaps;
+  };
+  std::deque<Wanted> wanted_;
+  std::deque<ObjectId> asked_;
   std::deque<std::vector<ListRow>> arrived_;           // of asked_, from its front
   std::deque<ObjectId> signatures_wanted_;
   std::size_t signatures_asked_ = 0;

@@ -3,6 +3,11 @@
 #pragma once
 
 #include <memory>
+#include <set>
+#include <string>
+#include <unordered_set>
+#include <utility>
+#include <vector>
 
 #include "replicator/emit.h"
 
@@ -20,6 +25,23 @@ std::unique_ptr<Migration> make_full(Run& run);
 std::unique_ptr<Migration> make_differential(Run& run);
 // `by_path`: the mirror's tree was put there by nobody we know: what lies under the same path may serve as a basis.
 std::unique_ptr<Migration> make_comparison(Run& run, bool by_content, bool by_path);
+
+// Directories below which it is not known what changed, none beneath another; the dirty set tells the rest.
+struct Scope {
+  std::vector<PlacePtr> roots;
+  std::vector<ObjectId> left;                                // outside of them: directories with dirty names
+  std::unordered_set<ObjectId> inside;                       // what of the dirty set lies beneath the roots
+  std::set<std::pair<ObjectId, std::string>> excluded;       // (directory, name)
+};
+
+// Compares and sends what is beneath the roots; the roots themselves, and that they exist at the mirror by then, is for the caller.
+class ScopedComparison : public Migration {
+ public:
+  // After ask(): the mirror has it, not under the name it has in the view.
+  virtual bool had_elsewhere(const ObjectId& id) const = 0;
+  virtual std::uint64_t to_send() const = 0;                 // as far as known
+};
+std::unique_ptr<ScopedComparison> make_comparison(Run& run, Scope scope);
 
 // A mirror that runs as `user` cannot have what belongs to `owner` belong to them.
 inline bool keeps_owner(std::uint32_t user, std::uint32_t owner) { return user == 0 || user == owner; }

@@ -516,11 +516,12 @@ Status Mirror::Impl::decide_held(bool accept) {
 
 // ---- what it holds ------------------------------------------------------------------------------------------------------
 
-Result<std::vector<ListRow>> Mirror::list(const ObjectId& dir) {
+Result<std::vector<ListRow>> Mirror::list(const ObjectId& dir, bool perhaps) {
   SOMFS_TRY(impl_->usable());
   Row row = kRootRow;
   if (dir) {
     SOMFS_TRY_ASSIGN(auto object, impl_->reader->by_id(dir));
+    if (!object && perhaps) return std::vector<ListRow>();
     if (!object)
       return fail(Exit::temporary, "the mirror does not know directory", std::to_string(dir.ino) + "." + std::to_string(dir.birth));
     row = object->row;
@@ -543,14 +544,12 @@ Status Mirror::signature(const ObjectId& object, const std::function<Status(std:
   }
   if (!fd)
     return fail(Exit::temporary, "the mirror has no content of object", std::to_string(object.ino) + "." + std::to_string(object.birth));
-  std::uint64_t at = 0;
-  auto read = [&](char* to, std::size_t n) -> Result<std::size_t> {
+  auto read = [&](char* to, std::size_t n, std::uint64_t off) -> Result<std::size_t> {
     std::size_t got = 0;
-    if (int e = pread_all(fd->get(), to, n, at, &got); e != 0) return fail_errno("cannot read a file of the mirror", {}, e);
-    at += got;
+    if (int e = pread_all(fd->get(), to, n, off, &got); e != 0) return fail_errno("cannot read a file of the mirror", {}, e);
     return got;
   };
-  return make_signature(signature_shape(row->size), read, piece);
+  return make_signature(signature_shape(row->size), row->size, read, piece);
 }
 
 Result<std::vector<StagedRow>> Mirror::staged() {

@@ -63,7 +63,8 @@ class Mirror {
   Result<Committed> commit();                          // durable when it returns; applied too (unless held)
   void abort() noexcept;
 
-  Result<std::vector<ListRow>> list(const ObjectId& dir);
+  // `perhaps`: of a directory it does not know it has no rows; else that is an error, for the source took it for known.
+  Result<std::vector<ListRow>> list(const ObjectId& dir, bool perhaps = false);
   // Calls `piece` with parts of the librsync signature of the object's content.
   Status signature(const ObjectId& object, const std::function<Status(std::string_view)>& piece);
   Result<std::vector<StagedRow>> staged();

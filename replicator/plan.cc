@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "replicator/plan.h"
 
-#include <algorithm>
 #include <unordered_map>
 
 namespace somfs::replicator {
@@ -15,16 +14,18 @@ const char* name_of(Strategy strategy) {
   return "";
 }
 
-Result<Choice> choose(const Source& source, const Welcome& welcome, const MigrateOptions& options) {
+Result<Choice> choose(const Source& source, const Welcome& welcome, const MigrateOptions& options, const ObjectId& root) {
   std::string why_not;
-  const bool folded = source.dirty && (source.dirty->volume_whole() || std::any_of(source.dirty->objects().begin(), source.dirty->objects().end(),
-                                                                                    [](const auto& o) { return o.second.subtree; }));
+  auto all_of = [&](const snapshot::DirtySet& dirty) {
+    auto top = dirty.objects().find(root);
+    return dirty.volume_whole() || (top != dirty.objects().end() && top->second.subtree);
+  };
   if (!welcome.volume || welcome.epoch == 0) why_not = "the mirror holds nothing of this volume yet";
   else if (welcome.generation != source.generation) why_not = "the mirror was written by another generation of this volume";
   else if (welcome.epoch != source.base_epoch)
     why_not = "the mirror holds epoch " + std::to_string(welcome.epoch) + ", this side last knew " + std::to_string(source.base_epoch);
   else if (!source.dirty || source.gap) why_not = "it is not known what changed since";
-  else if (folded) why_not = "too much changed to know it name by name";
+  else if (all_of(*source.dirty)) why_not = "too much changed to know it name by name";
 
   if (options.want == MigrateOptions::Want::differential && !why_not.empty())
     return fail(Exit::temporary, "a differential migration is not possible", {}, why_not, "leave --differential out");

@@ -16,8 +16,8 @@ struct Choice {
   Strategy strategy = Strategy::full;
   bool by_content = false;          // gap scan: sizes and times prove nothing
 };
-// A differential that was demanded and cannot be: Exit::temporary with the reason.
-Result<Choice> choose(const Source& source, const Welcome& welcome, const MigrateOptions& options);
+// A differential that was demanded and cannot be: Exit::temporary with the reason. `root`: the volume's.
+Result<Choice> choose(const Source& source, const Welcome& welcome, const MigrateOptions& options, const ObjectId& root);
 
 // Where the new objects of a dirty set are born: each after its directory, when that is new too.
 struct Birth {

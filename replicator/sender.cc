@@ -124,7 +124,9 @@ Result<MigrateReport> Session::land(Tree& tree, const Source& asked, const Migra
     report.held_reason = "an earlier epoch waits for a decision";
     return report;
   }
-  SOMFS_TRY_ASSIGN(Choice choice, choose(source, welcome_, options));
+  SOMFS_TRY_ASSIGN(TreeFilePtr root, tree.root());
+  SOMFS_TRY_ASSIGN(Choice choice, choose(source, welcome_, options, root->ref().id));
+  root.reset();
   if ((distrust != Distrust::nothing || !options.repair.empty()) && choice.strategy == Strategy::differential) choice = {Strategy::gap_scan, source.compare_content};
   report.strategy = name_of(choice.strategy);
   if (choice.strategy == Strategy::differential && source.dirty->empty()) {
@@ -159,6 +161,8 @@ Result<MigrateReport> Session::land(Tree& tree, const Source& asked, const Migra
     if (run.foreign_owners) report.notes.push_back(kNoOwners);
     report.files = run.files;
     report.names = run.names;
+    report.subtrees = run.subtrees;
+    report.compared = run.compared;
     if (options.dry_run) report.removed = run.removed;
     report.bytes_source = run.bytes_source;
     const std::uint64_t wire = transport_.bytes_sent() + transport_.bytes_received();

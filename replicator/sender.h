@@ -55,6 +55,8 @@ struct MigrateReport {
   std::uint64_t epoch = 0;
   std::uint64_t files = 0;                            // objects sent or changed, names changed counted apart
   std::uint64_t names = 0, removed = 0, created = 0;
+  std::uint64_t subtrees = 0;                         // a differential: directories compared with all below them, as it was not known what changed there
+  std::uint64_t compared = 0;                         // objects that were compared with the mirror's catalog, changed or not
   std::uint64_t bytes_source = 0;                     // read from the snapshot
   std::uint64_t bytes_wire = 0;                       // both ways; a dry run: what would be sent
   double sent_s = 0, committed_s = 0;                 // until the commit was asked for; from then until it was acknowledged

@@ -2,6 +2,7 @@
 // Gap scan: the view against the mirror's catalog, by object id. First every listing that exists on both sides is compared, and those
 // of directories only the mirror has are fetched, so that an object moved anywhere is known by its id; then records are written.
 // By path, for a tree that no migration put there: everything is new, and what lies under the same path may be a basis.
+// With a scope, as part of a differential: some subtrees alone are compared, and the rest is known from the dirty set.
 // Memory: what differs, the directories still to be compared, and the ids of objects with several names.
 #include <algorithm>
 
@@ -13,18 +14,27 @@ namespace {
 
 constexpr std::uint64_t kMostStrays = 1u << 24;   // directories only the mirror has: what it may make us remember
 
-class Comparison final : public Migration {
+class Comparison final : public ScopedComparison {
  public:
   Comparison(Run& run, bool by_content, bool by_path)
       : run_(run), keeper_(run), by_content_(by_content), by_path_(by_path), forced_(run.options.repair.begin(), run.options.repair.end()) {}
+  Comparison(Run& run, Scope scope) : run_(run), keeper_(run), scope_(std::move(scope)) {}
   bool replaces_all() const override { return by_path_; }
+  bool had_elsewhere(const ObjectId& id) const override { return elsewhere_.contains(id); }
+  std::uint64_t to_send() const override { return changed_.size() + undecided_.size(); }
 
   Status ask() override {
-    SOMFS_TRY_ASSIGN(TreeFilePtr root, run_.tree.root());
-    root_ = std::make_shared<Place>(Place{nullptr, {"", root->ref()}});
+    std::deque<PlacePtr> todo;
+    if (scope_) {
+      SOMFS_TRY(list_left());
+      todo.insert(todo.end(), scope_->roots.begin(), scope_->roots.end());
+    } else {
+      SOMFS_TRY_ASSIGN(TreeFilePtr root, run_.tree.root());
+      root_ = std::make_shared<Place>(Place{nullptr, {"", root->ref()}});
+      todo.push_back(root_);
+    }
     if (by_path_) return {};
-    std::deque<PlacePtr> todo{root_};
-    want(root_->entry.ref.id);
+    for (const PlacePtr& place : todo) want(place->entry.ref.id);
     while (!todo.empty()) {
       PlacePtr place = std::move(todo.front());
       todo.pop_front();
@@ -40,8 +50,10 @@ class Comparison final : public Migration {
   }
 
   Status send(Emitter& out) override {
-    SOMFS_TRY(send_root(out));
-    run_.progress.files_total = run_.progress.files + changed_.size() + undecided_.size();
+    if (!scope_) {
+      SOMFS_TRY(send_root(out));
+      run_.progress.files_total = run_.progress.files + to_send();
+    }
     for (const Changed& c : changed_)
       if (needs_signature(c)) run_.link.want_signature(c.id);
     for (const Changed& c : changed_) SOMFS_TRY(send_changed(c, out));
@@ -54,7 +66,9 @@ class Comparison final : public Migration {
       SOMFS_TRY(expand(e, out));
     }
     for (const NameRecord& r : gone_) SOMFS_TRY(out.name(r.parent, r.name, {}));
-    // Directories that are nowhere in the view: the catalog still has their names.
+    // Directories that are nowhere in the view: the catalog still has their names. Of those outside a scope it is not known; the
+    // names in directories that lost their own go with them at the mirror.
+    if (scope_) stray_rows_.clear();
     for (const auto& [dir, rows] : stray_rows_)
       for (const ListRow& row : rows) SOMFS_TRY(out.name(dir, row.name, {}));
     return keeper_.send(out);
@@ -90,11 +104,30 @@ class Comparison final : public Migration {
 
   void want(const ObjectId& dir) {
     listed_.insert(dir);
-    run_.link.want_listing(dir);
+    run_.link.want_listing(dir, scope_.has_value());
   }
   void stray(const ListRow& row) {
     elsewhere_.emplace(row.object, meta_of(row));
-    if (row.kind == Kind::dir) stray_dirs_.push_back(row.object);
+    if (row.kind == Kind::dir && !followed(row.object)) stray_dirs_.push_back(row.object);
+  }
+
+  // What left or joined this directory is in the dirty set name by name.
+  bool followed(const ObjectId& dir) const {
+    if (!scope_ || scope_->inside.contains(dir)) return false;
+    auto at = run_.source.dirty->objects().find(dir);
+    return at != run_.source.dirty->objects().end() && at->second.moved && !at->second.subtree;
+  }
+
+  // What the mirror has under the dirty names outside of the scope: it may have been moved inside.
+  Status list_left() {
+    const auto& dirty = run_.source.dirty->names();
+    for (const ObjectId& dir : scope_->left) want(dir);
+    for (const ObjectId& dir : scope_->left) {
+      SOMFS_TRY_ASSIGN(auto rows, run_.link.listing(dir));
+      for (const ListRow& row : rows)
+        if (dirty.at(dir).contains(row.name)) stray(row);
+    }
+    return {};
   }
 
   // Compares one directory of both sides. Directories found the same are added to `below`. With `out` (records are being written)
@@ -111,6 +144,7 @@ class Comparison final : public Migration {
       return {};
     }
     if (run_.progress.cancelled) return fail(Exit::interrupted, "interrupted");
+    run_.compared += entries->size();
     auto by_name = [](const auto& a, const auto& b) { return a.name < b.name; };
     std::sort(rows.begin(), rows.end(), by_name);
     std::sort(entries->begin(), entries->end(), by_name);
@@ -152,6 +186,7 @@ class Comparison final : public Migration {
   }
 
   bool excluded(const Place& place, const std::string& name) const {
+    if (scope_) return scope_->excluded.contains({place.entry.ref.id, name});
     return !run_.excludes.empty() && run_.excludes.covers(path_in(place, name));
   }
 
@@ -251,7 +286,7 @@ class Comparison final : public Migration {
       strays_ += asked.size();
       if (strays_ > std::min(run_.mirror_objects, kMostStrays))
         return fail(Exit::peer_version, "cannot talk to the mirror", {}, "it lists more directories than it says it holds objects");
-      for (const ObjectId& dir : asked) run_.link.want_listing(dir);
+      for (const ObjectId& dir : asked) run_.link.want_listing(dir, scope_.has_value());
       for (const ObjectId& dir : asked) {
         SOMFS_TRY_ASSIGN(auto rows, run_.link.listing(dir));
         for (const ListRow& row : rows) stray(row);
@@ -362,6 +397,7 @@ class Comparison final : public Migration {
       if (by_path_) keeper_.contents(e.place);
       return {};
     }
+    run_.compared += entries->size();
     run_.progress.files_total += entries->size();
     std::unordered_map<std::string, const ListRow*> by_name;
     for (const ListRow& row : rows) by_name.emplace(row.name, &row);
@@ -376,8 +412,9 @@ class Comparison final : public Migration {
 
   Run& run_;
   Keeper keeper_;
-  const bool by_content_, by_path_;
+  const bool by_content_ = false, by_path_ = false;
   const std::unordered_set<ObjectId> forced_;
+  const std::optional<Scope> scope_;
   PlacePtr root_;
   std::unordered_set<ObjectId> listed_;                         // directories of the mirror asked for: a circle ends here
   std::vector<ObjectId> stray_dirs_;
@@ -399,5 +436,7 @@ class Comparison final : public Migration {
 std::unique_ptr<Migration> make_comparison(Run& run, bool by_content, bool by_path) {
   return std::make_unique<Comparison>(run, by_content, by_path);
 }
+
+std::unique_ptr<ScopedComparison> make_comparison(Run& run, Scope scope) { return std::make_unique<Comparison>(run, std::move(scope)); }
 
 }  // namespace somfs::replicator

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Differential: what a dirty set names, and nothing else. Flat in the size of the tree where objects are reached by handle.
+// Differential: what a dirty set names, and nothing else. Flat in the size of the tree where objects are reached by handle. Where it
+// names a subtree (a directory from outside of what is recorded, or too many changes for its bound), that subtree is compared.
 #include <algorithm>
 #include <set>
 
@@ -81,6 +82,7 @@ class Differential final : public Migration {
 
   Status ask() override {
     SOMFS_TRY(find_excluded());
+    SOMFS_TRY(find_subtrees());
     for (const auto& [dir, names] : dirty_.names()) SOMFS_TRY(plan_names(dir, names));
     for (const auto& [id, object] : dirty_.objects())
       if (object.whole && !object.born && !dirty_.names().contains(id)) SOMFS_TRY(plan_names(id, {}));
@@ -92,13 +94,14 @@ class Differential final : public Migration {
   Status send(Emitter& out) override {
     std::vector<std::pair<ObjectId, const DirtyObject*>> changed;
     for (const auto& [id, object] : dirty_.objects())
-      if (!object.born && !excluded_.contains(id)) changed.emplace_back(id, &object);
+      if (!object.born && !excluded_.contains(id) && !birthplaces_.contains(id) && !inside_.contains(id)) changed.emplace_back(id, &object);
     std::sort(changed.begin(), changed.end());
-    run_.progress.files_total = births_.size() + changed.size();
+    run_.progress.files_total = births_.size() + changed.size() + (below_ ? below_->to_send() : 0);
     if (!run_.options.dry_run)
       for (const Birth& b : births_)
         if (basis_.contains(b.object)) run_.link.want_signature(basis_.at(b.object));
     for (const Birth& b : births_) SOMFS_TRY(send_birth(b, out));
+    if (below_) SOMFS_TRY(below_->send(out));
     for (const NameRecord& r : names_) SOMFS_TRY(out.name(r.parent, r.name, r.object));
     for (const auto& [id, object] : changed) SOMFS_TRY(send_changed(id, *object, out));
     return {};
@@ -108,6 +111,68 @@ class Differential final : public Migration {
   bool born(const ObjectId& id) const {
     auto at = dirty_.objects().find(id);
     return at != dirty_.objects().end() && at->second.born;
+  }
+
+  // It gained a name, and nothing more is known of it: it may come from where nothing is recorded.
+  static bool stranger(const DirtyObject& o) { return o.whole && o.moved && !o.born; }
+
+  // To be sent as new. Where the mirror knows it after all, that replaces what it has.
+  bool unborn(const Ref& ref) const {
+    auto at = dirty_.objects().find(ref.id);
+    if (at == dirty_.objects().end()) return false;
+    const DirtyObject& o = at->second;
+    return o.born || (stranger(o) && (ref.kind != Kind::dir || o.subtree) && below_ && !below_->had_elsewhere(ref.id));
+  }
+
+  bool compared_below(const ObjectId& dir) const { return inside_.contains(dir) || tops_.contains(dir); }
+
+  Status find_subtrees() {
+    bool strangers = false;
+    for (const auto& [id, object] : dirty_.objects()) {
+      strangers = strangers || stranger(object);
+      if (!object.subtree || excluded_.contains(id) || inside_.contains(id)) continue;
+      PlacePtr where;
+      SOMFS_TRY_ASSIGN(TreeFilePtr dir, finder_.open(id, &where));
+      if (!dir || dir->attr().kind != Kind::dir) continue;
+      tops_.emplace(id, where);
+      SOMFS_TRY(look_below(where));
+    }
+    if (tops_.empty() && !strangers) return {};
+    Scope scope;
+    for (const auto& [id, place] : tops_) scope.roots.push_back(place);
+    for (const auto& [dir, names] : dirty_.names())
+      if (!compared_below(dir) && !excluded_.contains(dir) && !born(dir)) scope.left.push_back(dir);
+    scope.inside = inside_;
+    scope.excluded = excluded_names_;
+    run_.subtrees = tops_.size();
+    below_ = make_comparison(run_, std::move(scope));
+    return below_->ask();
+  }
+
+  // What of the dirty set lies beneath: the comparison takes care of it. What cannot be listed is named there.
+  Status look_below(const PlacePtr& top) {
+    std::vector<PlacePtr> todo{top};
+    while (!todo.empty()) {
+      PlacePtr place = std::move(todo.back());
+      todo.pop_back();
+      auto dir = open_place(run_.tree, *place);
+      Result<std::vector<ViewEntry>> entries;
+      if (dir) entries = run_.tree.list(**dir);
+      if (!dir || !entries) {
+        Error e = dir ? entries.error() : dir.error();
+        if (!spares_the_rest(e)) return pass_on(e);
+        continue;
+      }
+      for (ViewEntry& e : *entries) {
+        const ObjectId id = e.ref.id;
+        if (excluded_names_.contains({place->entry.ref.id, e.name})) continue;
+        if (dirty_.objects().contains(id) || dirty_.names().contains(id)) inside_.insert(id);
+        if (e.ref.kind != Kind::dir || tops_.erase(id) != 0) continue;   // below that one was looked before
+        todo.push_back(std::make_shared<Place>(Place{place, std::move(e)}));
+      }
+      if (run_.progress.cancelled) return fail(Exit::interrupted, "interrupted");
+    }
+    return {};
   }
 
   // Nothing beneath an excluded name travels; ids alone are in the dirty set, so the excluded ones are collected.
@@ -128,12 +193,20 @@ class Differential final : public Migration {
         break;
       }
     }
+    for (const auto& [id, elsewhere] : excluded_links_)
+      if (elsewhere == 0) excluded_.insert(id);
     return {};
   }
 
+  // A file with a name outside as well does travel.
+  void exclude_file(const TreeFile& file) { --excluded_links_.try_emplace(file.ref().id, file.attr().nlink).first->second; }
+
   Status exclude_below(TreeFilePtr top) {
-    if (top->attr().kind == Kind::dir || top->attr().nlink == 1) excluded_.insert(top->ref().id);
-    if (top->attr().kind != Kind::dir) return {};
+    if (top->attr().kind != Kind::dir) {
+      exclude_file(*top);
+      return {};
+    }
+    excluded_.insert(top->ref().id);
     std::vector<TreeFilePtr> todo;
     todo.push_back(std::move(top));
     while (!todo.empty()) {
@@ -141,17 +214,19 @@ class Differential final : public Migration {
       todo.pop_back();
       SOMFS_TRY_ASSIGN(auto entries, run_.tree.list(*dir));
       for (const ViewEntry& e : entries) {
-        excluded_.insert(e.ref.id);
-        if (e.ref.kind != Kind::dir) continue;
+        const bool is_dir = e.ref.kind == Kind::dir;
+        if (!is_dir && !dirty_.objects().contains(e.ref.id)) continue;
         SOMFS_TRY_ASSIGN(TreeFilePtr below, run_.tree.open_in(*dir, e));
-        todo.push_back(std::move(below));
+        if (is_dir) excluded_.insert(e.ref.id);
+        else exclude_file(*below);
+        if (is_dir) todo.push_back(std::move(below));
       }
     }
     return {};
   }
 
   Status plan_names(const ObjectId& id, const std::set<std::string, std::less<>>& names) {
-    if (excluded_.contains(id)) return {};
+    if (excluded_.contains(id) || compared_below(id)) return {};
     PlacePtr where;
     SOMFS_TRY_ASSIGN(TreeFilePtr dir, finder_.open(id, &where));
     if (dir && dir->attr().kind != Kind::dir) return {};
@@ -185,7 +260,7 @@ class Differential final : public Migration {
       if (!born(parent)) names_.push_back({parent, name, {}});
       return {};
     }
-    if (!born(ref->id) || !birthplaces_.emplace(ref->id, Birthplace{where, {name, *ref}}).second) {
+    if (inside_.contains(ref->id) || !unborn(*ref) || !birthplaces_.emplace(ref->id, Birthplace{where, {name, *ref}}).second) {
       names_.push_back({parent, name, ref->id});
       return {};
     }
@@ -307,7 +382,11 @@ class Differential final : public Migration {
   Run& run_;
   const snapshot::DirtySet& dirty_;
   Finder finder_;
+  std::unordered_map<ObjectId, PlacePtr> tops_;          // directories marked with all below them, none beneath another
+  std::unordered_set<ObjectId> inside_;                  // what of the dirty set lies beneath those
+  std::unique_ptr<ScopedComparison> below_;
   std::unordered_set<ObjectId> excluded_;
+  std::unordered_map<ObjectId, std::uint64_t> excluded_links_;   // dirty files with excluded names: how many others they have
   std::set<std::pair<ObjectId, std::string>> excluded_names_;
   std::vector<NameRecord> names_;
   std::vector<Birth> births_;

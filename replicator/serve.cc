@@ -95,8 +95,9 @@ Status Conversation::commit() {
 }
 
 Status Conversation::list(const std::string& body) {
-  SOMFS_TRY_ASSIGN(ObjectId dir, object_in(body));
-  SOMFS_TRY_ASSIGN(auto rows, mirror_->list(dir));
+  const bool perhaps = body.ends_with(kPerhaps) && body.size() == kIdBytes + kPerhaps.size();
+  SOMFS_TRY_ASSIGN(ObjectId dir, object_in(perhaps ? body.substr(0, kIdBytes) : body));
+  SOMFS_TRY_ASSIGN(auto rows, mirror_->list(dir, perhaps));
   std::size_t at = 0;
   for (;;) {
     std::size_t n = std::min(kListRows, rows.size() - at);

@@ -24,7 +24,7 @@ enum class MessageType : std::uint8_t {
   records = 4,    // source → mirror: a batch of group records
   commit = 5,     // source → mirror: that was all; make it durable
   committed = 6,  // mirror → source: it is (or it is held, with the reason)
-  list = 7,       // source → mirror: which names does this directory hold in your catalog? (many may be under way)
+  list = 7,       // source → mirror: which names does this directory hold in your catalog? (many may be under way) Or: if you know it
   listing = 8,    // mirror → source: its rows, kListRows at a time; the last piece has fewer (none, if need be)
   signature = 9,  // source → mirror: librsync signature of this object's committed content, please
   signed_ = 10,   // mirror → source: a piece of it; the last one is empty
@@ -39,6 +39,8 @@ enum class MessageType : std::uint8_t {
 };
 
 inline constexpr std::uint32_t kProtocol = 1;
+inline constexpr std::size_t kIdBytes = 16;
+inline constexpr std::string_view kPerhaps = "?";      // after the id in a `list`: a directory that is not known has no rows
 inline constexpr std::size_t kMaxBody = 4u << 20;      // of any message, before compression; checked before allocation
 
 struct Message {

@@ -57,7 +57,8 @@ bool Store::Impl::recover(int error) {
     Lock l(mutex);
     bool space = error == ENOSPC || error == EDQUOT;
     std::string reason = space             ? std::string("no space was left for what is being overwritten")
-                         : error == ENOMEM ? std::string("the memory for its index was used up")
+                         : error == ENOMEM ? fmt::format("the index of what changed since the newest snapshot reached its bound of {} KiB (index_memory)",
+                                                       options.index_bytes >> 10)
                                            : fmt::format("a pre-image could not be kept: {}", std::strerror(error));
     // Older snapshots fall through to the newest: what that lacks, all of them lack.
     if (space && snaps.size() > 1) drop_oldest(reason);

@@ -31,6 +31,21 @@ for round in $(seq "${SOMFS_ROUNDS:-12}"); do
     check "migrates" somfs-ctl migrate "$d" "$m" --quiet
     check "equal" treecmp "$d" "$m/tree" --skip .somfs
 done
+echo "- unmounted while it is verified: no word of what was read"
+head -c 300M /dev/urandom >"$d/long"
+check "migrates" somfs-ctl migrate "$d" "$m" --quiet
+pid=$(mount_pid "$d")
+somfs-ctl verify "$d" "$m" --json >"$scratch/verified" 2>"$scratch/complaint" &
+run=$!
+for i in $(seq 200); do ls "$d/.somfs/store" "$d"/.somfs/snapshots 2>/dev/null | grep -q . && break; sleep 0.01; done
+sleep 0.1; kill -STOP $run
+check "stops" somfs-ctl umount "$d"
+kill -CONT $run; wait $run; code_of_verify=$?
+same "verify ends with" "$code_of_verify" 75
+same "and does not say" "$(grep -c equal "$scratch/verified")" 0
+check "but why" grep -q "the mount ended" "$scratch/complaint" "$scratch/verified"
+wait_gone "$pid"
+check "mounts again" somfs "$d"
 echo "noted $noted, refused $refused"
 check "stops" somfs-ctl umount "$d"
 passed

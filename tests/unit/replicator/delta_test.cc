@@ -88,6 +88,88 @@ TEST(Delta, ContentsOfManyShapes) {
   EXPECT_TRUE(through(zeros, zeros + "x") == zeros + "x");
 }
 
+TEST(Delta, ASignatureByHalvesIsTheSame) {
+  for (std::size_t size : {kTwoThreads - 1, kTwoThreads, kTwoThreads + 1, 2 * kTwoThreads + 12345}) {
+    const std::string content = noise(size, 12);
+    std::string halves;
+    auto read = [&](char* to, std::size_t n, std::uint64_t off) -> Result<std::size_t> {
+      n = std::min(n, content.size() - static_cast<std::size_t>(off));
+      std::memcpy(to, content.data() + off, n);
+      return n;
+    };
+    auto made = make_signature(signature_shape(size), size, read, [&](std::string_view p) -> Status {
+      halves.append(p);
+      return {};
+    });
+    ASSERT_TRUE(made);
+    EXPECT_TRUE(halves == signature_of(content)) << size;
+  }
+}
+
+// Made as two parts, cut anywhere.
+std::optional<std::string> through_parts(std::string_view basis, std::string_view content, std::size_t cut, std::size_t* wire) {
+  Signature sig;
+  EXPECT_TRUE(sig.feed(signature_of(basis)));
+  EXPECT_TRUE(sig.finish());
+  std::string delta, out;
+  auto into = [](std::string& s) { return [&s](std::string_view p) -> Status { s.append(p); return {}; }; };
+  auto made = make_delta(sig, from(content.substr(0, cut)), from(content.substr(cut)), into(delta));
+  EXPECT_TRUE(made) << made.error().line();
+  if (!made || !*made) {
+    EXPECT_TRUE(delta.empty());
+    return std::nullopt;
+  }
+  *wire = delta.size();
+  Patch patch([&](char* to, std::size_t n, std::uint64_t off) -> Result<std::size_t> {
+    n = off < basis.size() ? std::min<std::size_t>(n, basis.size() - off) : 0;
+    std::memcpy(to, basis.data() + off, n);
+    return n;
+  });
+  EXPECT_TRUE(patch.feed(delta, into(out)));
+  EXPECT_TRUE(patch.finish(into(out)));
+  return out;
+}
+
+TEST(Delta, TwoPartsFitTogether) {
+  const std::string basis = noise(3 << 20, 20);
+  const std::string content = "in front" + basis.substr(0, 1 << 20) + noise(5000, 21) + basis.substr(1 << 20);
+  for (std::size_t cut : {std::size_t{200000}, content.size() / 2, content.size() - 1, content.size()}) {
+    std::size_t wire = 0;
+    auto made = through_parts(basis, content, cut, &wire);
+    ASSERT_TRUE(made) << cut;
+    EXPECT_TRUE(*made == content) << cut;
+    EXPECT_LT(wire, 40000u) << cut;
+  }
+}
+
+TEST(Delta, ASecondPartThatMatchesNothingIsBounded) {
+  const std::string basis = noise(2 << 20, 30);
+  const std::string content = basis + noise(kGiveUpAfter + (8u << 20), 31);
+  std::size_t wire = 0;
+  auto made = through_parts(basis, content, basis.size(), &wire);
+  ASSERT_TRUE(made);
+  EXPECT_TRUE(*made == content);
+  // And where the first part decides against it, the second ends.
+  EXPECT_EQ(through_parts(basis, noise(2 << 20, 32) + content, 2 << 20, &wire), std::nullopt);
+}
+
+TEST(Delta, AFailureOfEitherPartIsTheWhole) {
+  const std::string basis = noise(1 << 20, 40);
+  Signature sig;
+  ASSERT_TRUE(sig.feed(signature_of(basis)) && sig.finish());
+  const PieceSource broken = [](char*, std::size_t) -> Result<std::size_t> { return fail(Exit::temporary, "torn"); };
+  auto drop = [](std::string_view) -> Status { return {}; };
+  for (bool first : {true, false}) {
+    auto made = first ? make_delta(sig, broken, from(basis), drop) : make_delta(sig, from(basis), broken, drop);
+    ASSERT_FALSE(made);
+    EXPECT_EQ(made.error().what, "torn");
+  }
+  auto refuse = [](std::string_view) -> Status { return fail(Exit::link_down, "gone"); };
+  auto made = make_delta(sig, from(basis), from(basis), refuse);
+  ASSERT_FALSE(made);
+  EXPECT_EQ(made.error().what, "gone");
+}
+
 TEST(Delta, GivesUpWhenNothingMatches) { EXPECT_EQ(through(noise(100000, 5), noise(kGiveUpAfter + 100000, 6)), std::nullopt); }
 
 TEST(Delta, ALateMatchWithinTheLimitStillCounts) {

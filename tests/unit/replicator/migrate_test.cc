@@ -99,14 +99,14 @@ TEST(Migrate, EverythingAFileSystemHolds) {
 
 TEST(Migrate, SavedByRenameTravelsAsADelta) {
   World w;
-  std::string content = noise(4 << 20, 7);
+  std::string content = noise(12 << 20, 7);   // large enough for two threads
   w.write("doc", content);
   w.migrate();
   w.write("doc.tmp", "inserted in front" + content);
   w.rename("doc.tmp", "doc");
   MigrateReport r = w.migrate();
   EXPECT_EQ(r.strategy, "differential");
-  EXPECT_LT(r.bytes_wire, 50000u);
+  EXPECT_LT(r.bytes_wire, 80000u);
   w.expect_equal();
 }
 
@@ -163,6 +163,85 @@ TEST(Migrate, ExcludedPathsAreNeitherSentNorRemoved) {
   EXPECT_EQ(w.migrate(World::Knows::dirty, without_e).strategy, "differential");
   EXPECT_NE(::access(w.seen("d/e").c_str(), F_OK), 0);
   EXPECT_EQ(::access(w.seen("d/beside").c_str(), F_OK), 0);
+  // A file with a name there and another one elsewhere does travel.
+  w.write("d/small", "HELLO");
+  w.migrate(World::Knows::dirty, without_e);
+  std::string seen(5, '\0');
+  std::size_t got = 0;
+  Fd fd(::open(w.seen("d/small").c_str(), O_RDONLY | O_CLOEXEC));
+  ASSERT_EQ(pread_all(fd.get(), seen.data(), seen.size(), 0, &got), 0);
+  EXPECT_EQ(seen, "HELLO");
+}
+
+// What happens in here is not recorded.
+void outside(World& w, const std::string& name, const std::string& bytes) {
+  Fd fd(::open(w.path(name).c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+  ASSERT_EQ(write_all(fd.get(), bytes), 0) << name;
+}
+
+void without_x(Source& s, MigrateOptions&) { s.excludes = {"x"}; }
+
+TEST(Migrate, OfATreeFromOutsideThatTreeAloneIsCompared) {
+  World w;
+  fill(w);
+  w.mkdir("many");
+  for (int i = 0; i < 50; ++i) w.write("many/" + std::to_string(i), "m");
+  ASSERT_EQ(::mkdir(w.path("x").c_str(), 0755), 0);
+  w.migrate(World::Knows::dirty, without_x);
+  ASSERT_EQ(::mkdir(w.path("x/t").c_str(), 0755), 0);
+  ASSERT_EQ(::mkdir(w.path("x/t/u").c_str(), 0755), 0);
+  outside(w, "x/t/one", "1");
+  outside(w, "x/t/u/two", noise(100000, 3));
+  outside(w, "x/file", "f");
+  w.arrived("x/t", "d/t");
+  w.arrived("x/file", "file");
+  w.write("d/t/u/three", "recorded");
+  w.write("many/7", "M");
+  MigrateReport r = w.migrate(World::Knows::dirty, without_x);
+  EXPECT_EQ(r.strategy, "differential");
+  EXPECT_EQ(r.subtrees, 1u);
+  EXPECT_EQ(r.compared, 4u);
+  EXPECT_EQ(w.verify({"x"}).differences.size(), 0u);
+
+  // Out, changed there, and back: what is the same does not travel again.
+  w.write("d/t/large", noise(500000, 4));
+  w.write("away", "a");
+  w.migrate(World::Knows::dirty, without_x);
+  w.left("d/t", "x/t");
+  w.left("away", "x/away");
+  outside(w, "x/t/one", "2");
+  ASSERT_EQ(::unlink(w.path("x/t/u/three").c_str()), 0);
+  ASSERT_EQ(::rename(w.path("x/t/u/two").c_str(), w.path("x/t/deux").c_str()), 0);
+  w.arrived("x/t", "many/t");
+  w.arrived("x/away", "many/away");
+  w.rename("many/t/large", "large");
+  r = w.migrate(World::Knows::dirty, without_x);
+  EXPECT_EQ(r.strategy, "differential");
+  EXPECT_EQ(r.compared, 3u);
+  EXPECT_LT(r.bytes_wire, 20000u);
+  EXPECT_EQ(w.verify({"x"}).differences.size(), 0u);
+  EXPECT_EQ(w.migrate(World::Knows::nothing, without_x).files, 0u);
+}
+
+TEST(Migrate, ASetOverItsBoundComparesTheDirectoriesItNames) {
+  World w;
+  w.mkdir("still");
+  for (int i = 0; i < 100; ++i) w.write("still/" + std::to_string(i), "s");
+  for (const char* d : {"a", "b"}) {
+    w.mkdir(d);
+    for (int i = 0; i < 20; ++i) w.write(d + ("/" + std::to_string(i)), noise(100, i));
+  }
+  w.bounds.bytes = 16384;
+  w.migrate();
+  for (int i = 0; i < 100; ++i) w.write("a/new" + std::to_string(i), "n");
+  for (int i = 0; i < 10; ++i) w.rename("a/" + std::to_string(i), "b/moved" + std::to_string(i));
+  w.write("b/19", "changed");
+  ASSERT_TRUE(w.dirty.degraded() && !w.dirty.volume_whole());
+  MigrateReport r = w.migrate();
+  EXPECT_EQ(r.strategy, "differential");
+  EXPECT_GT(r.subtrees, 0u);
+  EXPECT_LT(r.compared, 150u);
+  w.expect_equal();
 }
 
 // Random operations; each round is migrated by difference, by comparison or in full, and must give the same tree.
@@ -216,6 +295,51 @@ TEST(Migrate, RandomHistoriesReachTheMirrorWhateverTheStrategy) {
       if (HasFailure()) return;
     }
   }
+}
+
+// The same with trees that come and go where nothing is recorded, and sets that fold.
+TEST(Migrate, RandomHistoriesWithSubtreesReachTheMirror) {
+  const unsigned first = std::random_device()();
+  int differentials = 0, below = 0;
+  for (unsigned seed = first; seed != first + 10; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    std::mt19937 r(seed);
+    World w;
+    if (seed % 2 == 0) w.bounds.bytes = 7000 + r() % 3000;
+    for (const char* d : {"x", "x/0", "x/1"}) ASSERT_EQ(::mkdir(w.path(d).c_str(), 0755), 0);
+    w.mkdir("p");
+    w.mkdir("q");
+    w.migrate(World::Knows::dirty, without_x);
+    for (int round = 0; round < 4; ++round) {
+      auto inner = [&] { return std::vector<std::string>{"p", "q", "p/s", "q/t", "p/f1", "q/f2", "p/s/f3"}[r() % 7]; };
+      auto outer = [&] { return "x/" + std::to_string(r() % 3); };
+      for (int i = 0; i < 4; ++i) {
+        random_round(w, r);
+        std::string o = outer(), in = inner();
+        struct stat s;
+        switch (r() % 6) {
+          case 0: w.left(in, o); break;
+          case 1:
+          case 5: w.arrived(o, in); break;
+          case 2: (void)::mkdir(w.path(o).c_str(), 0755); break;
+          case 3:
+            if (::stat(w.path(o).c_str(), &s) == 0 && S_ISDIR(s.st_mode)) (void)::rename(w.path(outer()).c_str(), w.path(o + "/sub").c_str());
+            break;
+          case 4:
+            if (::stat(w.path(o).c_str(), &s) == 0 && S_ISDIR(s.st_mode)) outside(w, o + "/g" + std::to_string(r() % 4), noise(r() % 100000, r()));
+            break;
+        }
+      }
+      MigrateReport report = w.migrate(World::Knows::dirty, without_x);
+      differentials += report.strategy == "differential";
+      below += report.subtrees != 0;
+      for (const Difference& d : w.verify({"x"}).differences)
+        if (d.what != "links") ADD_FAILURE() << round << " " << report.strategy << ": " << d.path << ": " << d.what;
+      if (HasFailure()) return;
+    }
+  }
+  EXPECT_GT(differentials, 15);
+  EXPECT_GT(below, 2);
 }
 
 }  // namespace

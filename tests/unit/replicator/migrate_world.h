@@ -35,7 +35,8 @@ class World {
   std::string path(const std::string& name) const { return volume_.base + "/v/" + name; }
   std::string mirror() const { return volume_.base + "/m"; }
   std::string seen(const std::string& name) const { return mirror() + "/tree/" + name; }
-  DirtySet dirty;
+  DirtySet::Bounds bounds;
+  DirtySet dirty{bounds};
 
   ObjectId id(const std::string& name) const {
     auto i = inode_at(AT_FDCWD, path(name));
@@ -97,6 +98,19 @@ class World {
     bound(name, {}, old);
   }
 
+  // From where nothing is recorded, as the capture tells it.
+  void arrived(const std::string& from, const std::string& to) {
+    ObjectId moved = id(from), old = id(to);
+    if (::rename(path(from).c_str(), path(to).c_str()) != 0 || moved == old) return;
+    note(inode_at(AT_FDCWD, path(to))->attr.kind == Kind::dir ? ChangeKind::subtree : ChangeKind::whole, moved);
+    bound(to, moved, old);
+  }
+  // To where nothing is recorded.
+  void left(const std::string& from, const std::string& to) {
+    ObjectId moved = id(from);
+    if (::rename(path(from).c_str(), path(to).c_str()) == 0) bound(from, {}, moved);
+  }
+
   enum class Knows { dirty, nothing };
   using Adjust = std::function<void(Source&, MigrateOptions&)>;
 
@@ -124,7 +138,7 @@ class World {
     }
     if (report && !options.dry_run && !report->held) {
       acked_ = report->epoch;   // an older one where nothing had changed
-      dirty = DirtySet();
+      dirty = DirtySet(bounds);
     }
     return report;
   }

@@ -200,7 +200,7 @@ TEST(StoreCrash, IndexBoundDropsAndTheViewSaysWhy) {
   auto root = (*view)->root();
   ASSERT_FALSE(root);
   EXPECT_EQ(root.error().exit, Exit::no_space);
-  EXPECT_NE(root.error().line().find("index"), std::string::npos) << root.error().line();
+  EXPECT_NE(root.error().line().find("bound of 19 KiB (index_memory)"), std::string::npos) << root.error().line();
   EXPECT_EQ(v.live().size(), 1002u);
 }
 
