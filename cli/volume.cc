@@ -300,15 +300,19 @@ Status Volume::Impl::open_parts() {
 
   snapshot::Journal::Options jo;
   jo.bounds.bytes = options.config.journal_memory;
+  // Segments are preallocated: a small disk must not lose its reserve to them.
+  struct statvfs space{};
+  (void)::fstatvfs(backing->fd(), &space);
+  const std::uint64_t size = static_cast<std::uint64_t>(space.f_blocks) * space.f_frsize;
+  jo.segment_bytes = static_cast<std::size_t>(std::clamp<std::uint64_t>(size / 256, 256u << 10, jo.segment_bytes));
+  jo.log_bytes = 16 * jo.segment_bytes;
   jo.on_first_change = [this] { replication->changed(); };   // nothing is captured before the mount serves
   SOMFS_TRY_ASSIGN(journal, snapshot::Journal::open(journal_dir.get(), identity_of_file_system(backing->fd()), clock, jo));
 
   SOMFS_TRY(note_excludes(own.get(), options.config.excludes, *journal));
 
-  struct statvfs space{};
-  (void)::fstatvfs(backing->fd(), &space);
   snapshot::Store::Options so;
-  so.reserve_bytes = options.config.reserve_bytes(static_cast<std::uint64_t>(space.f_blocks) * space.f_frsize);
+  so.reserve_bytes = options.config.reserve_bytes(size);
   so.index_bytes = options.config.index_memory;
   so.on_drop = [](const snapshot::DroppedSnapshot& d) { log::warning("dropped snapshot {}: {}", d.name, printable(d.reason)); };
   SOMFS_TRY_ASSIGN(store, snapshot::Store::open(store_dir.get(), backing->fd(), boot_id(), clock, so));
