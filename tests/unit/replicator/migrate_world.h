@@ -194,6 +194,20 @@ class World {
       ADD_FAILURE() << when << ": " << r.differences[i].path << ": " << r.differences[i].what;
   }
 
+  // For whoever lands epochs by other means: the next epoch's snapshot, and a view of the last one.
+  std::uint64_t cut() {
+    last_ = "e" + std::to_string(++epoch_);
+    volume_.snapshot(last_, epoch_);
+    return epoch_;
+  }
+  std::unique_ptr<snapshot::View> view() const { return snapshot::View::open(volume_.root.get(), volume_.dir.get(), last_).value(); }
+  Source identity() const {
+    Source s;
+    s.volume = id_;
+    s.generation = generation_;
+    return s;
+  }
+
  private:
   void add(const Change& change) {
     Fd fd;

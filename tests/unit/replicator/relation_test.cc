@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+// A relation against a real mirror in a scratch directory: what it says of itself, and that nothing is lost or mixed whatever fails.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <map>
+
+#include "common/sync.h"
+#include "replicator/relation.h"
+#include "tests/unit/replicator/migrate_world.h"
+
+namespace somfs::replicator::test {
+namespace {
+
+bool eventually(const std::function<bool()>& what) {
+  for (int i = 0; i < 3000; ++i) {
+    if (what()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return false;
+}
+
+// A World that relations may cut while the test changes it.
+class Live final : public Replicated {
+ public:
+  // One change, as the mount would make it: whoever cuts waits for it.
+  void change(const std::function<void(World&)>& how) {
+    bool first = false;
+    {
+      Lock l(mutex_);
+      how(world_);
+      if (!world_.dirty.empty() && since_ == 0) {
+        since_ = clock_.wall_ns();
+        first = true;
+      }
+    }
+    if (first && relation != nullptr) relation->changed();
+  }
+  Result<std::unique_ptr<Instant>> cut(const std::string&, bool) override {
+    Lock l(mutex_);
+    if (busy) return fail(Exit::locked, "somebody else cuts");
+    const std::uint64_t epoch = world_.cut();
+    done_[epoch] = std::exchange(world_.dirty, {});
+    if (since_ != 0) first_[epoch] = std::exchange(since_, 0);
+    ++cuts;
+    return std::make_unique<Cut>(*this, epoch, world_.view());
+  }
+  Source identity() const override {
+    Lock l(mutex_);
+    return world_.identity();
+  }
+  std::uint64_t acknowledged(const std::string&) const override { return acked; }
+  std::int64_t changed_since_ns(std::uint64_t epoch) const override {
+    Lock l(mutex_);
+    auto at = first_.upper_bound(epoch);
+    return at != first_.end() ? at->second : since_;
+  }
+  void expect_equal() {
+    Lock l(mutex_);
+    world_.expect_equal();
+  }
+
+  class Cut final : public Instant {
+   public:
+    Cut(Live& live, std::uint64_t epoch, std::unique_ptr<snapshot::View> view) : live_(live), epoch_(epoch), view_(std::move(view)), tree_(tree_of(*view_)) {}
+    Tree& tree() override { return *tree_; }
+    std::uint64_t epoch() const override { return epoch_; }
+    Result<Source> source() override {
+      Source s = live_.identity();
+      s.view = view_.get();
+      s.epoch = epoch_;
+      s.base_epoch = live_.acked;
+      s.dirty_since = [this](std::uint64_t from) -> Result<Changes> {
+        Lock l(live_.mutex_);
+        Changes c;
+        c.complete = from != 0;
+        for (auto at = live_.done_.upper_bound(from); at != live_.done_.end() && at->first <= epoch_; ++at) c.set.merge(at->second);
+        return c;
+      };
+      return s;
+    }
+    Status acknowledge(const Uuid&, std::uint64_t epoch) override {
+      live_.acked = std::max(live_.acked.load(), epoch);
+      return {};
+    }
+    void flag_gap() override {}
+
+   private:
+    Live& live_;
+    const std::uint64_t epoch_;
+    std::unique_ptr<snapshot::View> view_;
+    std::unique_ptr<Tree> tree_;
+  };
+
+  std::atomic<std::uint64_t> acked{0};
+  std::atomic<int> cuts{0};
+  std::atomic<bool> busy{false};
+  Relation* relation = nullptr;
+
+  World& still() { return world_; }   // while no relation is there
+
+ private:
+  mutable Mutex mutex_;
+  World world_ GUARDED_BY(mutex_);
+  SystemClock clock_;
+  std::int64_t since_ GUARDED_BY(mutex_) = 0;
+  std::map<std::uint64_t, std::int64_t> first_ GUARDED_BY(mutex_);
+  std::map<std::uint64_t, DirtySet> done_ GUARDED_BY(mutex_);
+};
+
+// In-process mirrors, and a link that can be down or be cut.
+class Wire final : public Connector {
+ public:
+  explicit Wire(const World& world, std::atomic<bool>& down) : world_(world), down_(down) {}
+  Result<std::unique_ptr<Transport>> connect() override {
+    ++connects;
+    Lock l(mutex_);
+    if (interrupted_) return fail(Exit::interrupted, "interrupted");
+    if (down_) return fail(Exit::link_down, "cannot connect", "the mirror", "it is down");
+    auto [mine, theirs] = make_pair_in_process();
+    far_ = std::shared_ptr<Transport>(std::move(theirs));
+    server_ = std::jthread([this, far = far_] {
+      ended_ = serve(*far, [&](const Hello&) { return Mirror::open(world_.mirror(), Mirror::Mode::create); });
+      far->close();
+    });
+    return std::move(mine);
+  }
+  Status finish() override {
+    std::jthread server;
+    {
+      Lock l(mutex_);
+      server.swap(server_);
+      far_.reset();
+    }
+    if (!server.joinable()) return {};
+    server.join();
+    return ended_;
+  }
+  void interrupt(bool on) override {
+    Lock l(mutex_);
+    interrupted_ = on;
+    if (on && far_) far_->close();
+  }
+  void cut() {
+    Lock l(mutex_);
+    if (far_) far_->close();
+  }
+  std::atomic<int> connects{0};
+
+ private:
+  const World& world_;
+  std::atomic<bool>& down_;
+  Mutex mutex_;
+  std::shared_ptr<Transport> far_ GUARDED_BY(mutex_);
+  bool interrupted_ GUARDED_BY(mutex_) = false;
+  std::jthread server_ GUARDED_BY(mutex_);
+  Status ended_;
+};
+
+class RelationTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    fill(live.still());
+  }
+  void begin(bool paused = false) {
+    auto made = std::make_unique<Wire>(live.still(), down);
+    wire = made.get();
+    RelationSettings s;
+    s.target = "the mirror";
+    s.first_retry_s = 0.01;
+    s.last_retry_s = 0.05;
+    s.decision_s = 0.05;
+    s.options.brake_share = 0.5;
+    relation = std::make_unique<Relation>(live, std::move(made), s, paused, clock);
+    live.relation = relation.get();
+  }
+  void end() {
+    live.relation = nullptr;
+    relation.reset();
+  }
+  std::string state() { return relation->status().state; }
+  Status sync(double seconds = 60) { return relation->sync(seconds, {}); }
+
+  SystemClock clock;
+  Live live;
+  std::atomic<bool> down{false};
+  Wire* wire = nullptr;
+  std::unique_ptr<Relation> relation;
+};
+
+TEST_F(RelationTest, FollowsByItselfAndSaysHowFarItIs) {
+  EXPECT_EQ((begin(true), relation->status().lag_s), -1);
+  relation->pause(false);
+  ASSERT_TRUE(sync());
+  EXPECT_EQ(state(), "SYNCED");
+  EXPECT_EQ(relation->status().lag_s, 0);
+  const auto groups = relation->status().groups;
+  live.change([](World& w) { w.write("d/small", "changed"); });
+  ASSERT_TRUE(eventually([&] { return relation->status().groups > groups && relation->status().lag_s == 0; }));
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_LE(relation->status().groups, groups + 1) << "nothing changed, nothing is cut";
+  end();
+  live.expect_equal();
+}
+
+TEST_F(RelationTest, ALinkThatIsDownIsDegradedAndLosesNothing) {
+  down = true;
+  begin();
+  ASSERT_TRUE(eventually([&] { return state() == "DEGRADED"; }));
+  EXPECT_NE(relation->status().reason.find("it is down"), std::string::npos);
+  auto s = sync(0.05);
+  ASSERT_FALSE(s);
+  EXPECT_EQ(s.error().exit, Exit::link_down);
+  live.change([](World& w) { w.write("d/new", "written while it was down"); });
+  down = false;
+  ASSERT_TRUE(sync());
+  EXPECT_EQ(state(), "SYNCED");
+  EXPECT_EQ(relation->status().reason, "");
+  live.change([](World& w) { w.rename("d/new", "d/newer"); });
+  wire->cut();
+  ASSERT_TRUE(sync());
+  end();
+  live.expect_equal();
+}
+
+TEST_F(RelationTest, PausedItNotesAndResumedItBrings) {
+  begin();
+  ASSERT_TRUE(sync());
+  relation->pause(true);
+  EXPECT_EQ(state(), "PAUSED");
+  auto s = sync();
+  ASSERT_FALSE(s);
+  EXPECT_EQ(s.error().exit, Exit::lag);
+  live.change([](World& w) { w.write("empty", "no more"); });
+  const int cuts = live.cuts;
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_EQ(live.cuts, cuts);
+  relation->pause(false);
+  ASSERT_TRUE(sync());
+  end();
+  live.expect_equal();
+}
+
+TEST_F(RelationTest, StepsAsideForSomebodyElse) {
+  begin();
+  ASSERT_TRUE(sync());
+  for (int i = 0; i < 3; ++i) {
+    relation->step_aside(true);
+    {
+      auto mirror = Mirror::open(live.still().mirror(), Mirror::Mode::existing);
+      EXPECT_TRUE(mirror) << "nobody holds it: " << mirror.error().line();
+    }
+    relation->step_aside(false);
+  }
+  live.change([](World& w) { w.write("d/small", "x"); });
+  ASSERT_TRUE(sync());
+  end();
+  live.expect_equal();
+}
+
+TEST_F(RelationTest, WhatTheBrakeHoldsWaitsForAPerson) {
+  for (int i = 0; i < 300; ++i) live.still().write("f" + std::to_string(i), "x");
+  begin();
+  ASSERT_TRUE(sync());
+  live.change([](World& w) {
+    for (int i = 0; i < 300; ++i) w.remove("f" + std::to_string(i));
+  });
+  ASSERT_TRUE(eventually([&] { return state() == "HELD"; }));
+  auto s = sync();
+  ASSERT_FALSE(s);
+  EXPECT_EQ(s.error().exit, Exit::person);
+  relation->step_aside(true);
+  ASSERT_TRUE(Mirror::open(live.still().mirror(), Mirror::Mode::existing).value()->decide_held(true));
+  relation->step_aside(false);
+  ASSERT_TRUE(eventually([&] { return state() == "SYNCED"; }));
+  ASSERT_TRUE(sync());
+  end();
+  live.expect_equal();
+}
+
+TEST_F(RelationTest, AnotherCutIsWaitedFor) {
+  live.busy = true;
+  begin();
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  EXPECT_EQ(relation->status().failures, 0u);
+  EXPECT_EQ(wire->connects, 1) << "nothing is wrong with the mirror";
+  live.busy = false;
+  ASSERT_TRUE(sync());
+}
+
+TEST_F(RelationTest, EndsAtAnyMoment) {
+  std::mt19937 random(7);
+  for (int i = 0; i < 30; ++i) {
+    begin(i % 5 == 0);
+    std::atomic<bool> over{false};
+    std::jthread writer([&] {
+      for (int n = 0; !over; ++n) live.change([&](World& w) { w.write("d/w" + std::to_string(n % 7), noise(3000, static_cast<unsigned>(n))); });
+    });
+    std::jthread asking([&] { (void)relation->sync(5, [&] { return over.load(); }); });
+    std::this_thread::sleep_for(std::chrono::milliseconds(random() % 40));
+    if (i % 3 == 0) wire->cut();
+    if (i % 4 == 0) relation->pause(i % 8 == 0);
+    over = true;
+    writer.join();
+    relation->end();
+    asking.join();
+    end();
+  }
+  begin();
+  ASSERT_TRUE(sync());
+  end();
+  live.expect_equal();
+}
+
+}  // namespace
+}  // namespace somfs::replicator::test
