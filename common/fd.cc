@@ -191,7 +191,8 @@ Result<std::string> read_file(int dirfd, const std::string& path, std::size_t mo
   if (::fstat(fd.get(), &st) != 0) return fail_errno("cannot stat", path);
   if (static_cast<std::uint64_t>(st.st_size) > most)
     return fail(Exit::configuration, "refusing to read", path, "it is larger than it may be");
-  std::string out(static_cast<std::size_t>(st.st_size), '\0');
+  // The files of /proc tell no size.
+  std::string out(st.st_size > 0 ? static_cast<std::size_t>(st.st_size) : std::min<std::size_t>(most, 1u << 16), '\0');
   std::size_t got = 0;
   if (int e = pread_all(fd.get(), out.data(), out.size(), 0, &got); e != 0) return fail_errno("cannot read", path, e);
   out.resize(got);

@@ -66,6 +66,7 @@ Result<Xattrs> read_xattrs(int fd);
 // "/proc/self/fd/N": for calls that take no descriptor. An O_PATH descriptor works.
 std::string proc_path(int fd);
 
+// Of a file that tells no size, as those of /proc, at most 64 KiB.
 Result<std::string> read_file(int dirfd, const std::string& path, std::size_t most);
 // Writes a temporary beside it, fsyncs it, renames it over, fsyncs the directory: the old or the new content, never a mix.
 Status replace_file(int dirfd, const std::string& path, std::string_view bytes, unsigned mode = 0600);
