@@ -256,12 +256,12 @@ bool Passthrough::falling_set_ids(fuse_req_t req, int fd, mode_t* mode) {
   if (::fstatat(fd, "", &st, AT_EMPTY_PATH) != 0 || (st.st_mode & (S_ISUID | S_ISGID)) == 0) return false;
   *mode = st.st_mode & 07777 & ~static_cast<mode_t>(S_ISUID);
   // Without group execution the bit is not one of privilege: it stays for members of the group.
-  if ((*mode & S_ISGID) != 0 && ((*mode & S_IXGRP) != 0 || !caller_in_group(req, st.st_gid)))
+  if ((*mode & S_ISGID) != 0 && ((*mode & S_IXGRP) != 0 || (!caller_in_group(req, st.st_gid) && !caller_keeps_set_ids(req))))
     *mode &= ~static_cast<mode_t>(S_ISGID);
   return *mode != (st.st_mode & 07777);
 }
 
-void Passthrough::clear_privileges(fuse_req_t req, Node& n, int fd, bool kill_set_ids) {
+void Passthrough::clear_privileges(fuse_req_t req, Node& n, int fd, SetIds set_ids) {
   if (n.kind != Kind::file) return;
   if (has_file_caps(n, fd)) {
     Operation op = operation(Verb::remove_xattr, n, fd);
@@ -269,9 +269,9 @@ void Passthrough::clear_privileges(fuse_req_t req, Node& n, int fd, bool kill_se
     if (::removexattr(proc_path(fd).c_str(), "security.capability") == 0) chain_.after(op);
     n.caps.store(FileCaps::none, std::memory_order_relaxed);
   }
-  if (!kill_set_ids || !acts_for_others()) return;
+  if (set_ids == SetIds::stay || !acts_for_others()) return;
   mode_t mode = 0;
-  if (!falling_set_ids(req, fd, &mode)) return;
+  if (!falling_set_ids(req, fd, &mode) || (set_ids == SetIds::ask && caller_keeps_set_ids(req))) return;
   Operation op = operation(Verb::set_attr, n, fd);
   chain_.before(op);
   if (::chmod(proc_path(fd).c_str(), mode) != 0) return;

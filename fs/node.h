@@ -31,7 +31,7 @@ int look(int dirfd, const char* name, Look* out);
 // An O_PATH descriptor that stays open while somebody uses it. Null: it could not be opened (errno).
 using PathFd = std::shared_ptr<const Fd>;
 
-enum class FileCaps : std::uint8_t { unknown, none, present };
+enum class FileCaps : std::uint8_t { unknown, none, taken, present };  // taken: by the request before
 
 struct Node {
   Node(ObjectId object, Kind k, Handle h) : id(object), kind(k), handle(std::move(h)) {}

@@ -196,7 +196,8 @@ class Passthrough {
   Operation operation(Verb verb, Node& node, int fd);
   NameChange name_change(Node& parent, int parent_fd, const char* name);
   // Set-user-id and set-group-id fall when somebody else writes; so do file capabilities. Under the object's lock.
-  void clear_privileges(fuse_req_t req, Node& node, int fd, bool kill_set_ids);
+  enum class SetIds { stay, fall, ask };  // ask: the kernel does not say whether the caller may leave them standing
+  void clear_privileges(fuse_req_t req, Node& node, int fd, SetIds set_ids);
   // The mode that is left when set-id bits fall to the caller's write; false: none falls.
   static bool falling_set_ids(fuse_req_t req, int fd, mode_t* mode);
   bool has_file_caps(Node& node, int fd);
