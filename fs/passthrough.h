@@ -72,6 +72,8 @@ class Passthrough {
     session_ = session;
     direct_replies_.emplace(session);
   }
+  // The workers are about to leave.
+  void finish_replies() { direct_replies_->finish(); }
   // The session is about to go.
   void detach() { direct_replies_.reset(); }
 
