@@ -65,6 +65,12 @@ int Passthrough::attributes(int dirfd, const char* name, Look* out) const {
   }
 }
 
+int Passthrough::attributes(Node& n, Look* out) {
+  if (PathFd fd = nodes_.path(n)) return attributes(fd->get(), "", out);
+  const int e = errno;
+  return e == ESTALE && nodes_.last_seen(n, out) ? 0 : e;
+}
+
 void Passthrough::fill(fuse_entry_param* e, Node& node, const struct stat& st) const {
   *e = {};
   e->ino = reinterpret_cast<fuse_ino_t>(&node);
@@ -118,8 +124,7 @@ void Passthrough::getattr(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
   if (fi != nullptr && fi->fh != 0 && n.kind == Kind::file) {
     err = attributes(reinterpret_cast<OpenFile*>(fi->fh)->fd.get(), "", &seen);
   } else {
-    PathFd fd = nodes_.path(n);
-    err = fd ? attributes(fd->get(), "", &seen) : errno;
+    err = attributes(n, &seen);
   }
   if (err != 0)
     fuse_reply_err(req, err);

@@ -180,6 +180,7 @@ class Passthrough {
   static void reply_names(fuse_req_t req, std::string_view all, std::size_t size);
   // With link counts as an application should see them.
   int attributes(int dirfd, const char* name, Look* out) const;
+  int attributes(Node& node, Look* out);
   // Looks up and counts one reference.
   int find(Node& parent, int dirfd, const char* name, fuse_entry_param* e);
   void fill(fuse_entry_param* e, Node& node, const struct stat& st) const;

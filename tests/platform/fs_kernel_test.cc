@@ -228,6 +228,63 @@ TEST(Mount, EndsWhileAReaderHoldsThePagesOfADirectWrite) {
   ::syscall(SYS_io_destroy, context);
 }
 
+int descriptors_of_removed_files() {
+  int n = 0;
+  for (const std::string& fd : names_in("/proc/self/fd")) {
+    char to[4096] = {};
+    if (::readlink(("/proc/self/fd/" + fd).c_str(), to, sizeof to - 1) > 0 && std::strstr(to, "/removed") != nullptr) ++n;
+  }
+  return n;
+}
+
+// A full file system has room again when rm(1) returns, not when the kernel gets round to forgetting the file.
+TEST(Mount, RemovedFilesKeepNoRoomAndAreStillKnown) {
+  SOMFS_NEEDS_MOUNTS();
+  for (bool by_rename : {false, true}) {
+    Scratch s;
+    const std::string path = s.path + "/removed";
+    spill(path, "12345");
+    spill(s.path + "/other", "");
+    Mounted m(s.path);
+    ASSERT_TRUE(m.mount);
+    Fd known(::open(path.c_str(), O_PATH | O_CLOEXEC));   // opens nothing beneath, and keeps the kernel from forgetting it
+    Fd open(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    ASSERT_TRUE(known && open);
+    struct stat st {};
+    ASSERT_EQ(::fstat(known.get(), &st), 0);
+    ASSERT_EQ(by_rename ? ::rename((s.path + "/other").c_str(), path.c_str()) : ::unlink(path.c_str()), 0);
+    char text[8] = {};
+    EXPECT_EQ(::pread(open.get(), text, sizeof text, 0), 5);
+    ASSERT_EQ(::fstat(known.get(), &st), 0) << std::strerror(errno);
+    EXPECT_EQ(st.st_nlink, 0u);
+    EXPECT_EQ(st.st_size, 5);
+    open.reset();
+    // The kernel tells of the close by the way.
+    for (int tries = 0; tries < 20000 && descriptors_of_removed_files() > 1; ++tries) std::this_thread::yield();
+    EXPECT_EQ(descriptors_of_removed_files(), 1);
+    ASSERT_EQ(::fstat(known.get(), &st), 0) << std::strerror(errno);
+    EXPECT_EQ(st.st_nlink, 0u);
+    EXPECT_EQ(st.st_size, 5);
+  }
+}
+
+TEST(Mount, RemovedFilesThatNobodyHasOpenKeepNoRoom) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  const std::string path = s.path + "/removed";
+  spill(path, "12345");
+  Mounted m(s.path);
+  ASSERT_TRUE(m.mount);
+  Fd known(::open(path.c_str(), O_PATH | O_CLOEXEC));
+  ASSERT_TRUE(known);
+  struct stat st {};
+  ASSERT_EQ(::fstat(known.get(), &st), 0);
+  ASSERT_EQ(::unlink(path.c_str()), 0);
+  EXPECT_EQ(descriptors_of_removed_files(), 1);
+  ASSERT_EQ(::fstat(known.get(), &st), 0) << std::strerror(errno);
+  EXPECT_EQ(st.st_nlink, 0u);
+}
+
 TEST(Mount, SetIdsThatFellWithoutAWriteAreSeenToBeGone) {
   SOMFS_NEEDS_MOUNTS();
   Scratch s;
