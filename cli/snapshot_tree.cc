@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/snapshot_tree.h"
 
+#include <algorithm>
 #include <map>
 #include <unordered_map>
 
@@ -268,8 +269,10 @@ int SnapshotTree::getxattr(NodeId id, std::string_view name, std::string* value)
   std::shared_ptr<Shown> shown;
   auto f = impl_->open_node(id, &shown);
   if (!f) return errno_of(f.error());
-  auto all = f->xattrs();
+  std::vector<std::string> unread;
+  auto all = f->xattrs(&unread);
   if (!all) return errno_of(all.error());
+  if (std::find(unread.begin(), unread.end(), name) != unread.end()) return EACCES;
   for (auto& [key, v] : *all)
     if (key == name) {
       *value = std::move(v);
@@ -284,9 +287,11 @@ int SnapshotTree::listxattr(NodeId id, std::string* names) {
   std::shared_ptr<Shown> shown;
   auto f = impl_->open_node(id, &shown);
   if (!f) return errno_of(f.error());
-  auto all = f->xattrs();
+  std::vector<std::string> keys;
+  auto all = f->xattrs(&keys);
   if (!all) return errno_of(all.error());
-  for (const auto& [key, v] : *all) {
+  for (auto& [key, v] : *all) keys.push_back(std::move(key));
+  for (const std::string& key : keys) {
     *names += key;
     *names += '\0';
   }

@@ -152,8 +152,9 @@ std::string proc_path(int fd) {
   return b;
 }
 
-Result<Xattrs> read_xattrs(int fd) {
+Result<Xattrs> read_xattrs(int fd, std::vector<std::string>* unread) {
   Xattrs out;
+  if (unread != nullptr) unread->clear();
   std::string path = proc_path(fd);
   char small[4096];
   std::string names;
@@ -176,7 +177,11 @@ Result<Xattrs> read_xattrs(int fd) {
     at += std::strlen(name) + 1;
     value.resize(65536);
     ssize_t v = ::getxattr(path.c_str(), name, value.data(), value.size());
-    if (v < 0 && (errno == ENODATA || errno == ENOTSUP || errno == EPERM || errno == EACCES)) continue;
+    if (v < 0 && (errno == ENODATA || errno == ENOTSUP || errno == EPERM)) continue;
+    if (v < 0 && errno == EACCES && unread != nullptr) {
+      unread->emplace_back(name);
+      continue;
+    }
     if (v < 0) return fail_errno("cannot read extended attribute", name);
     out.emplace_back(name, value.substr(0, static_cast<std::size_t>(v)));
   }
@@ -191,7 +196,8 @@ Result<std::string> read_file(int dirfd, const std::string& path, std::size_t mo
   if (::fstat(fd.get(), &st) != 0) return fail_errno("cannot stat", path);
   if (static_cast<std::uint64_t>(st.st_size) > most)
     return fail(Exit::configuration, "refusing to read", path, "it is larger than it may be");
-  std::string out(static_cast<std::size_t>(st.st_size), '\0');
+  // The files of /proc tell no size.
+  std::string out(st.st_size > 0 ? static_cast<std::size_t>(st.st_size) : std::min<std::size_t>(most, 1u << 16), '\0');
   std::size_t got = 0;
   if (int e = pread_all(fd.get(), out.data(), out.size(), 0, &got); e != 0) return fail_errno("cannot read", path, e);
   out.resize(got);

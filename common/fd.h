@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include <sys/stat.h>
 
@@ -61,11 +62,13 @@ Handle handle_of(int fd);
 Fd open_handle(int mount_fd, const Handle& handle, int flags);
 
 // All extended attributes through an O_PATH, regular or directory descriptor. Errors of single names that vanish meanwhile are ignored.
-Result<Xattrs> read_xattrs(int fd);
+// Attributes that may not be read are told in `unread`; without it they are an error.
+Result<Xattrs> read_xattrs(int fd, std::vector<std::string>* unread = nullptr);
 
 // "/proc/self/fd/N": for calls that take no descriptor. An O_PATH descriptor works.
 std::string proc_path(int fd);
 
+// Of a file that tells no size, as those of /proc, at most 64 KiB.
 Result<std::string> read_file(int dirfd, const std::string& path, std::size_t most);
 // Writes a temporary beside it, fsyncs it, renames it over, fsyncs the directory: the old or the new content, never a mix.
 Status replace_file(int dirfd, const std::string& path, std::string_view bytes, unsigned mode = 0600);

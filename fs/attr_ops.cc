@@ -53,7 +53,7 @@ int Passthrough::set_size(SetAttr& r, Node& n, int fd, const std::string& path) 
   }
   struct stat st;
   if (::fstatat(fd, "", &st, AT_EMPTY_PATH) != 0) return errno;
-  clear_privileges(r.req, n, fd, r.kill);
+  clear_privileges(r.req, n, fd, r.kill ? SetIds::fall : SetIds::stay);
   auto now = static_cast<std::uint64_t>(st.st_size);
   auto size = static_cast<std::uint64_t>(r.attr.st_size);
   Operation op = operation(Verb::truncate, n, data >= 0 ? data : fd);
@@ -71,6 +71,11 @@ int Passthrough::set_size(SetAttr& r, Node& n, int fd, const std::string& path) 
 
 int Passthrough::set_owner_and_mode(SetAttr& r, Node& n, int fd, const std::string& path) {
   if (is_chown(r.to_set)) {
+    // The same words announce what a writer did who may leave set-id bits standing: it took file capabilities away.
+    if ((r.to_set & kOwner) == 0 && n.caps.load(std::memory_order_relaxed) == FileCaps::taken) {
+      n.caps.store(FileCaps::none, std::memory_order_relaxed);
+      if (writers_.contains(&n) && caller_keeps_set_ids(r.req)) return 0;
+    }
     // The kernel above us checks who may change an owner, but not who may make set-id bits fall by changing none: a stranger
     // may not. While the file is open for writing the request may as well announce a fallocate: then it has no effect.
     uid_t caller = fuse_req_ctx(r.req)->uid;
@@ -79,7 +84,7 @@ int Passthrough::set_owner_and_mode(SetAttr& r, Node& n, int fd, const std::stri
     if ((r.to_set & kOwner) == 0 && caller != 0 && acts_for_others() && n.kind != Kind::dir &&
         ::fstatat(fd, "", &st, AT_EMPTY_PATH) == 0 && st.st_uid != caller && falling_set_ids(r.req, fd, &left))
       return writers_.contains(&n) ? 0 : EPERM;
-    clear_privileges(r.req, n, fd, fuse_req_ctx(r.req)->uid != 0);
+    clear_privileges(r.req, n, fd, caller != 0 ? SetIds::fall : SetIds::stay);
     uid_t uid = (r.to_set & FUSE_SET_ATTR_UID) != 0 ? r.attr.st_uid : static_cast<uid_t>(-1);
     gid_t gid = (r.to_set & FUSE_SET_ATTR_GID) != 0 ? r.attr.st_gid : static_cast<gid_t>(-1);
     // The new owner's quota may be full.
@@ -174,7 +179,8 @@ void Passthrough::do_setxattr(SetXattr& r) {
                                       : ::removexattr(path.c_str(), r.name.c_str());
       return result == 0 ? 0 : errno;
     });
-    n.caps.store(FileCaps::unknown, std::memory_order_relaxed);
+    n.caps.store(err == 0 && r.value == nullptr && r.name.view() == "security.capability" ? FileCaps::taken : FileCaps::unknown,
+                 std::memory_order_relaxed);
     if (err == 0) {
       // As for chmod: who is not in the group cannot leave the set-group-id bit standing.
       if ((before.st_mode & S_ISGID) != 0 && acts_for_others() && fuse_req_ctx(r.req)->uid != 0 &&

@@ -13,6 +13,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#include "common/fd.h"
 
 namespace somfs::fs {
 namespace {
@@ -141,6 +145,19 @@ bool caller_in_group(fuse_req_t req, gid_t group) {
   if (fuse_req_ctx(req)->gid == group) return true;
   std::vector<gid_t> groups = groups_of(req);
   return std::find(groups.begin(), groups.end(), group) != groups.end();
+}
+
+bool caller_keeps_set_ids(fuse_req_t req) {
+  const fuse_ctx* ctx = fuse_req_ctx(req);
+  const std::string caller = "/proc/" + std::to_string(ctx->pid);
+  struct stat ours, theirs;
+  auto status = read_file(AT_FDCWD, caller + "/status", 16384);
+  const std::size_t at = status ? status->find("\nCapEff:") : std::string::npos;
+  // Out of sight, in a namespace that is not beneath ours: by the user.
+  if (at == std::string::npos || ::stat("/proc/self/ns/user", &ours) != 0 || ::stat((caller + "/ns/user").c_str(), &theirs) != 0)
+    return ctx->uid == 0;
+  const std::uint64_t effective = std::strtoull(status->c_str() + at + std::strlen("\nCapEff:"), nullptr, 16);
+  return (effective & 1ull << CAP_FSETID) != 0 && ours.st_ino == theirs.st_ino;
 }
 
 }  // namespace somfs::fs

@@ -46,4 +46,7 @@ class ChargeTo {
 // Whether the caller belongs to the group. Asks /proc: for rare paths.
 bool caller_in_group(fuse_req_t req, gid_t group);
 
+// Whether the caller may write and leave set-id bits standing (CAP_FSETID). Asks /proc: for rare paths.
+bool caller_keeps_set_ids(fuse_req_t req);
+
 }  // namespace somfs::fs

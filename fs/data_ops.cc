@@ -201,7 +201,7 @@ void Passthrough::do_write(Write& r) {
     if (r.page)
       caps = file_caps(n, file.fd.get());
     else
-      clear_privileges(r.req, n, file.fd.get(), r.kill);
+      clear_privileges(r.req, n, file.fd.get(), r.kill ? SetIds::fall : SetIds::stay);
     Operation op = operation(Verb::write, n, file.readable());
     op.extent = {static_cast<std::uint64_t>(r.off), r.size};
     op.size_may_change = true;
@@ -265,9 +265,8 @@ void Passthrough::do_allocate(Allocate& r) {
   int err = 0;
   {
     Lock l(n.lock);
-    // The kernel does not say whether the caller may leave set-id bits standing: only root may.
     bool ordinary = negotiation_.killpriv_v2() && fuse_req_ctx(r.req)->uid != 0;
-    clear_privileges(r.req, n, fd, ordinary);
+    clear_privileges(r.req, n, fd, negotiation_.killpriv_v2() ? SetIds::ask : SetIds::stay);
     Operation op = operation(Verb::allocate, n, r.file.readable());
     op.extent = {static_cast<std::uint64_t>(r.off), static_cast<std::uint64_t>(r.len)};
     // Collapsing and inserting move everything behind the range.
@@ -317,7 +316,7 @@ void Passthrough::do_copy(CopyRange& r) {
   {
     Lock l(n.lock);
     bool ordinary = negotiation_.killpriv_v2() && fuse_req_ctx(r.req)->uid != 0;
-    clear_privileges(r.req, n, r.out.fd.get(), ordinary);
+    clear_privileges(r.req, n, r.out.fd.get(), negotiation_.killpriv_v2() ? SetIds::ask : SetIds::stay);
     Operation op = operation(Verb::copy_range, n, r.out.readable());
     op.extent = {static_cast<std::uint64_t>(r.off_out), r.len};
     op.size_may_change = true;

@@ -8,7 +8,9 @@
 
 namespace somfs::fs {
 
-DirectReplies::~DirectReplies() {
+DirectReplies::~DirectReplies() { finish(); }
+
+void DirectReplies::finish() {
   std::thread thread;
   {
     Lock l(mutex_);
@@ -20,10 +22,16 @@ DirectReplies::~DirectReplies() {
 }
 
 void DirectReplies::answer(fuse_req* req, std::uint64_t ino, off_t off, std::size_t put) {
-  Lock l(mutex_);
-  items_.push_back({req, ino, off, put});
-  if (!thread_.joinable()) thread_ = std::thread([this] { work(); });
-  changed_.notify_all();
+  {
+    Lock l(mutex_);
+    if (!ends_) {
+      items_.push_back({req, ino, off, put});
+      if (!thread_.joinable()) thread_ = std::thread([this] { work(); });
+      changed_.notify_all();
+      return;
+    }
+  }
+  fuse_reply_write(req, put);
 }
 
 void DirectReplies::work() {
@@ -38,7 +46,7 @@ void DirectReplies::work() {
       items_.pop_front();
       ends = ends_;
     }
-    // At the end nobody answers the readers any more whose pages it would wait for; the connection goes, and the pages with it.
+    // At the end the connection goes, and the pages with it.
     if (item.put > 0 && !ends) fuse_lowlevel_notify_inval_inode(session_, item.ino, item.off, static_cast<off_t>(item.put));
     fuse_reply_write(item.req, item.put);
   }

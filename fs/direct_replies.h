@@ -19,13 +19,16 @@ namespace somfs::fs {
 class DirectReplies {
  public:
   explicit DirectReplies(fuse_session* session) : session_(session) {}
-  ~DirectReplies();  // everything that was handed over is answered
+  ~DirectReplies();
   DirectReplies(const DirectReplies&) = delete;
   DirectReplies& operator=(const DirectReplies&) = delete;
 
   // Drops the pages of [off, off + put) and answers, on a thread of its own: it waits for whoever holds those pages, and that may be
   // a reader who waits for one of our workers, or a writer at the closed gate.
   void answer(fuse_req* req, std::uint64_t ino, off_t off, std::size_t put);
+  // Before the workers leave, for a reader who holds pages waits for one: everything that was handed over is answered, and from now on
+  // answers go at once. From any thread but a worker.
+  void finish();
 
  private:
   struct Item {

@@ -65,6 +65,12 @@ int Passthrough::attributes(int dirfd, const char* name, Look* out) const {
   }
 }
 
+int Passthrough::attributes(Node& n, Look* out) {
+  if (PathFd fd = nodes_.path(n)) return attributes(fd->get(), "", out);
+  const int e = errno;
+  return e == ESTALE && nodes_.last_seen(n, out) ? 0 : e;
+}
+
 void Passthrough::fill(fuse_entry_param* e, Node& node, const struct stat& st) const {
   *e = {};
   e->ino = reinterpret_cast<fuse_ino_t>(&node);
@@ -118,8 +124,7 @@ void Passthrough::getattr(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
   if (fi != nullptr && fi->fh != 0 && n.kind == Kind::file) {
     err = attributes(reinterpret_cast<OpenFile*>(fi->fh)->fd.get(), "", &seen);
   } else {
-    PathFd fd = nodes_.path(n);
-    err = fd ? attributes(fd->get(), "", &seen) : errno;
+    err = attributes(n, &seen);
   }
   if (err != 0)
     fuse_reply_err(req, err);
@@ -256,12 +261,12 @@ bool Passthrough::falling_set_ids(fuse_req_t req, int fd, mode_t* mode) {
   if (::fstatat(fd, "", &st, AT_EMPTY_PATH) != 0 || (st.st_mode & (S_ISUID | S_ISGID)) == 0) return false;
   *mode = st.st_mode & 07777 & ~static_cast<mode_t>(S_ISUID);
   // Without group execution the bit is not one of privilege: it stays for members of the group.
-  if ((*mode & S_ISGID) != 0 && ((*mode & S_IXGRP) != 0 || !caller_in_group(req, st.st_gid)))
+  if ((*mode & S_ISGID) != 0 && ((*mode & S_IXGRP) != 0 || (!caller_in_group(req, st.st_gid) && !caller_keeps_set_ids(req))))
     *mode &= ~static_cast<mode_t>(S_ISGID);
   return *mode != (st.st_mode & 07777);
 }
 
-void Passthrough::clear_privileges(fuse_req_t req, Node& n, int fd, bool kill_set_ids) {
+void Passthrough::clear_privileges(fuse_req_t req, Node& n, int fd, SetIds set_ids) {
   if (n.kind != Kind::file) return;
   if (has_file_caps(n, fd)) {
     Operation op = operation(Verb::remove_xattr, n, fd);
@@ -269,9 +274,9 @@ void Passthrough::clear_privileges(fuse_req_t req, Node& n, int fd, bool kill_se
     if (::removexattr(proc_path(fd).c_str(), "security.capability") == 0) chain_.after(op);
     n.caps.store(FileCaps::none, std::memory_order_relaxed);
   }
-  if (!kill_set_ids || !acts_for_others()) return;
+  if (set_ids == SetIds::stay || !acts_for_others()) return;
   mode_t mode = 0;
-  if (!falling_set_ids(req, fd, &mode)) return;
+  if (!falling_set_ids(req, fd, &mode) || (set_ids == SetIds::ask && caller_keeps_set_ids(req))) return;
   Operation op = operation(Verb::set_attr, n, fd);
   chain_.before(op);
   if (::chmod(proc_path(fd).c_str(), mode) != 0) return;

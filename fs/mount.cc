@@ -224,6 +224,7 @@ Status Mount::run() {
 bool Mount::is_mounted() const { return !device_.empty() && device_on_top_of(backing_.mountpoint()) == device_; }
 
 void Mount::end_workers() {
+  passthrough_->finish_replies();
   Lock l(mutex_);
   fuse_session_exit(session_);
   ended_.notify_all();

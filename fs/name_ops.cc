@@ -62,6 +62,14 @@ Named named(NodeTable& nodes, int dirfd, const char* name, bool with_fd) {
   return n;
 }
 
+// After the call that took a name of it.
+void lost_a_name(NodeTable& nodes, Named& n) {
+  if (n.node == nullptr || S_ISDIR(n.seen.st.st_mode) || n.seen.st.st_nlink > 1) return;
+  n.seen.st.st_nlink = 0;
+  ::clock_gettime(CLOCK_REALTIME, &n.seen.st.st_ctim);
+  nodes.nameless(*n.node, n.seen);
+}
+
 bool last_name(const Named& n, const PreImages* pre_images) {
   if (S_ISDIR(n.seen.st.st_mode)) return true;
   std::uint32_t ours = pre_images != nullptr ? pre_images->own_links(n.seen.id) : 0;
@@ -347,7 +355,10 @@ void Passthrough::do_remove(Remove& r) {
       // Whoever works in a directory that goes may still look at it: without a descriptor of ours it would be gone at once.
       PathFd kept = r.directory && victim.node != nullptr ? nodes_.path(*victim.node) : nullptr;
       err = with_room([&] { return ::unlinkat(dir->get(), r.name.c_str(), r.directory ? AT_REMOVEDIR : 0) == 0 ? 0 : errno; });
-      if (err == 0) chain_.after(op);
+      if (err == 0) {
+        chain_.after(op);
+        lost_a_name(nodes_, victim);
+      }
     }
     if (victim.node != nullptr) nodes_.forget(*victim.node, 1);
   }
@@ -423,6 +434,7 @@ void Passthrough::do_rename(Rename& r) {
         chain_.after(op);
         if (moved.node != nullptr) nodes_.moved(*moved.node, &r.new_parent, r.new_name.view());
         if (exchange && target.node != nullptr) nodes_.moved(*target.node, &r.parent, r.name.view());
+        if (!exchange) lost_a_name(nodes_, target);
       }
     }
     if (moved.node != nullptr) nodes_.forget(*moved.node, 1);

@@ -125,6 +125,7 @@ void NodeTable::forget(Node& node, std::uint64_t count) { drop(&node, count); }
 void NodeTable::drop(Node* node, std::uint64_t count) {
   while (node != nullptr) {
     Node* parent = nullptr;
+    PathFd path;
     {
       Lock l(mutex_);
       node->refs_ -= std::min(count, node->refs_);
@@ -135,11 +136,7 @@ void NodeTable::drop(Node* node, std::uint64_t count) {
     }
     {
       Lock l(ring_mutex_);
-      if (node->slot_ != SIZE_MAX) {
-        ring_[node->slot_] = ring_.back();
-        ring_[node->slot_]->slot_ = node->slot_;
-        ring_.pop_back();
-      }
+      path = take_path(*node);
     }
     delete node;
     node = parent;
@@ -249,11 +246,39 @@ void NodeTable::opened(Node& node) {
 }
 
 void NodeTable::closed(Node& node) {
+  PathFd out;  // closed after the lock is dropped
   {
     Lock l(ring_mutex_);
-    --node.opens_;
+    if (--node.opens_ == 0 && node.last_seen_) {
+      if (node.path_) look(node.path_->get(), "", node.last_seen_.get());
+      out = take_path(node);
+    }
   }
+  out.reset();
   forget(node, 1);
+}
+
+void NodeTable::nameless(Node& node, const Look& seen) {
+  PathFd out;
+  Lock l(ring_mutex_);
+  node.last_seen_ = std::make_unique<Look>(seen);
+  if (node.opens_ == 0) out = take_path(node);
+}
+
+bool NodeTable::last_seen(Node& node, Look* out) {
+  Lock l(ring_mutex_);
+  if (node.last_seen_) *out = *node.last_seen_;
+  return static_cast<bool>(node.last_seen_);
+}
+
+PathFd NodeTable::take_path(Node& node) {
+  if (node.slot_ != SIZE_MAX) {
+    ring_[node.slot_] = ring_.back();
+    ring_[node.slot_]->slot_ = node.slot_;
+    ring_.pop_back();
+    node.slot_ = SIZE_MAX;
+  }
+  return std::exchange(node.path_, nullptr);
 }
 
 void NodeTable::remember(Node& node, PathFd path) { keep(node, std::move(path)); }

@@ -31,7 +31,7 @@ int look(int dirfd, const char* name, Look* out);
 // An O_PATH descriptor that stays open while somebody uses it. Null: it could not be opened (errno).
 using PathFd = std::shared_ptr<const Fd>;
 
-enum class FileCaps : std::uint8_t { unknown, none, present };
+enum class FileCaps : std::uint8_t { unknown, none, taken, present };  // taken: by the request before
 
 struct Node {
   Node(ObjectId object, Kind k, Handle h) : id(object), kind(k), handle(std::move(h)) {}
@@ -64,6 +64,7 @@ struct Node {
   std::size_t slot_ = SIZE_MAX;
   bool used_ = false;
   unsigned opens_ = 0;       // while open, the descriptor is not taken away: the object may lose its names
+  std::unique_ptr<Look> last_seen_;  // of a file without a name
 };
 
 class NodeTable {
@@ -97,6 +98,10 @@ class NodeTable {
   // Keeps `path` as the node's descriptor: for objects that have no name to find them by.
   void remember(Node& node, PathFd path);
 
+  // A file lost its last name: once nobody has it open no descriptor of ours keeps its room. What was seen of it is remembered.
+  void nameless(Node& node, const Look& seen);
+  bool last_seen(Node& node, Look* out);
+
   void moved(Node& node, Node* parent, std::string_view name);
   // The names from the root down to `node`; false when it has none that is known.
   bool names(Node& node, std::vector<std::string>* out);
@@ -104,6 +109,7 @@ class NodeTable {
  private:
   PathFd reopen(Node& node);
   PathFd keep(Node& node, PathFd path);
+  PathFd take_path(Node& node) REQUIRES(ring_mutex_);
   Node* unlink_parent(Node& node) REQUIRES(mutex_);
   void drop(Node* node, std::uint64_t count);
 

@@ -72,6 +72,8 @@ class Passthrough {
     session_ = session;
     direct_replies_.emplace(session);
   }
+  // The workers are about to leave.
+  void finish_replies() { direct_replies_->finish(); }
   // The session is about to go.
   void detach() { direct_replies_.reset(); }
 
@@ -178,6 +180,7 @@ class Passthrough {
   static void reply_names(fuse_req_t req, std::string_view all, std::size_t size);
   // With link counts as an application should see them.
   int attributes(int dirfd, const char* name, Look* out) const;
+  int attributes(Node& node, Look* out);
   // Looks up and counts one reference.
   int find(Node& parent, int dirfd, const char* name, fuse_entry_param* e);
   void fill(fuse_entry_param* e, Node& node, const struct stat& st) const;
@@ -196,7 +199,8 @@ class Passthrough {
   Operation operation(Verb verb, Node& node, int fd);
   NameChange name_change(Node& parent, int parent_fd, const char* name);
   // Set-user-id and set-group-id fall when somebody else writes; so do file capabilities. Under the object's lock.
-  void clear_privileges(fuse_req_t req, Node& node, int fd, bool kill_set_ids);
+  enum class SetIds { stay, fall, ask };  // ask: the kernel does not say whether the caller may leave them standing
+  void clear_privileges(fuse_req_t req, Node& node, int fd, SetIds set_ids);
   // The mode that is left when set-id bits fall to the caller's write; false: none falls.
   static bool falling_set_ids(fuse_req_t req, int fd, mode_t* mode);
   bool has_file_caps(Node& node, int fd);

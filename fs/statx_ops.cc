@@ -76,8 +76,7 @@ bool Passthrough::answer_statx(int fuse_fd, const void* message, std::size_t siz
   if (is_virtual(head.nodeid)) {
     err = tree_->getattr(virtual_id(head.nodeid), &seen.st);
   } else {
-    PathFd fd = nodes_.path(node(head.nodeid));
-    err = fd ? attributes(fd->get(), "", &seen) : errno;
+    err = attributes(node(head.nodeid), &seen);
   }
   StatxOut out = {};
   out.valid_sec = is_virtual(head.nodeid) ? 1 : 86400;

@@ -54,9 +54,11 @@ Status set_owner_and_mode(int fd, const Attr& a, const Attr* now) {
 Status set_xattrs(int fd, const Xattrs& wanted, bool fresh) {
   if (fresh && wanted.empty()) return {};
   std::string path = proc_path(fd);
-  SOMFS_TRY_ASSIGN(Xattrs have, read_xattrs(fd));
-  for (const auto& [name, value] : have) {
-    bool wants = std::any_of(wanted.begin(), wanted.end(), [&n = name](const auto& w) { return w.first == n; });
+  std::vector<std::string> names;  // those that cannot be read, and then all
+  SOMFS_TRY_ASSIGN(Xattrs have, read_xattrs(fd, &names));
+  for (const auto& [name, value] : have) names.push_back(name);
+  for (const std::string& name : names) {
+    bool wants = std::any_of(wanted.begin(), wanted.end(), [&](const auto& w) { return w.first == name; });
     if (!wants && !of_the_system(name) && ::removexattr(path.c_str(), name.c_str()) != 0 && errno != ENODATA)
       return fail_errno("cannot remove the extended attribute", printable(name));
   }

@@ -136,10 +136,11 @@ void Journal::Impl::note_first_change() {
 }
 
 std::int64_t Journal::changed_since_ns(std::uint64_t epoch) const {
-  Lock l(impl_->mu_);
-  const auto& all = impl_->first_changes_;
-  auto at = std::partition_point(all.begin(), all.end(), [&](const Impl::FirstChange& f) { return f.epoch <= epoch; });
-  return at == all.end() ? 0 : at->wall_ns;
+  const Impl& j = *impl_;
+  Lock l(j.mu_);
+  auto at = std::partition_point(j.first_changes_.begin(), j.first_changes_.end(),
+                                 [&](const Impl::FirstChange& f) { return f.epoch <= epoch; });
+  return at == j.first_changes_.end() ? 0 : at->wall_ns;
 }
 
 void Journal::found(const ObjectId& object, const Handle* handle, bool subtree) noexcept {

@@ -180,7 +180,7 @@ ScanEnd scan_segment(std::string_view bytes, const std::function<bool(const Segm
   end.header.epoch = r.u64();
   end.header.volume = Uuid::from_raw(r.raw(16));
   end.header.generation = Uuid::from_raw(r.raw(16));
-  std::size_t at = Segment::kHeader;
+  std::size_t at = end.used = Segment::kHeader;
   end.how = ScanEnd::How::open;
   while (at + kRecordHeader <= bytes.size()) {
     const char* p = bytes.data() + at;
@@ -192,11 +192,13 @@ ScanEnd scan_segment(std::string_view bytes, const std::function<bool(const Segm
     ScannedRecord record{static_cast<RecordType>(p[24]), load<std::uint64_t>(p + 8), load<std::int64_t>(p + 16),
                          bytes.substr(at + kRecordHeader, size - kRecordHeader)};
     if (record.type == RecordType::sealed) {
+      end.used = at + size;
       end.how = ScanEnd::How::sealed;
       return end;
     }
     if (!take(end.header, record)) return end;
     end.how = ScanEnd::How::open;
+    end.used = at + size;
     at += padded(size);
   }
   return end;

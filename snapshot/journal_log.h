@@ -82,6 +82,7 @@ class Segment {
 struct ScanEnd {
   enum class How { spare, bad_header, open, sealed, torn } how = How::spare;
   SegmentHeader header;     // unless spare or bad_header
+  std::size_t used = 0;     // bytes up to the end of the last intact record
 };
 struct ScannedRecord {
   RecordType type;

@@ -48,6 +48,7 @@ struct Journal::Impl::Replay {
   bool torn_inside = false;                // a torn segment that another one follows
   bool torn = false;
   std::string unreadable;                  // why
+  std::map<std::uint64_t, std::size_t> used;  // bytes that they hold, of segments that are not torn
   Uuid volume, generation;
 };
 
@@ -104,6 +105,7 @@ void Journal::Impl::replay(const Found& found, Replay* out) const {
       return;
     }
     const ScanEnd end = scan_segment(*bytes, take);
+    if (end.how != ScanEnd::How::torn && end.how != ScanEnd::How::bad_header) out->used[number] = end.used;
     if (end.how == ScanEnd::How::spare) continue;
     if (open_end) out->torn_inside = out->torn = true;
     open_end = end.how != ScanEnd::How::sealed;
@@ -141,6 +143,11 @@ Status Journal::Impl::recover(Found& found, const std::string& fs_id) {
   {
     Lock l(mu_);
     next_segment_ = std::max(state_.log_from, log.segment + 1);
+  }
+  // Segments are longer than what they hold. On a full disk that is the room for what is written next.
+  for (const auto& [number, bytes] : log.used) {
+    const Fd segment(::openat(dir_.get(), segment_name(number).c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW));
+    if (!segment || ::ftruncate(segment.get(), static_cast<off_t>(bytes)) != 0) log::debug("{} keeps its room", segment_name(number));
   }
   if (!broken.empty()) {
     log::error("the change journal is broken: {}; contents will be compared", broken);

@@ -47,9 +47,10 @@ struct Diff {
       SOMFS_TRY_ASSIGN(bool same, same_content(a, b));
       c->data = !same;
     }
-    SOMFS_TRY_ASSIGN(Xattrs p, a.xattrs());
-    SOMFS_TRY_ASSIGN(Xattrs q, b.xattrs());
-    c->xattr = p != q;
+    std::vector<std::string> unread_before, unread_after;
+    SOMFS_TRY_ASSIGN(Xattrs p, a.xattrs(&unread_before));
+    SOMFS_TRY_ASSIGN(Xattrs q, b.xattrs(&unread_after));
+    c->xattr = p != q || unread_before != unread_after;
     return {};
   }
 

@@ -46,9 +46,10 @@ int Store::Impl::preserve_attr(const ObjectId& object, int fd) {
   if (!target || seen.attr(object)) return 0;
   auto inode = inode_of(fd);
   if (!inode) return inode.error().sys != 0 ? inode.error().sys : EIO;
-  auto xattrs = read_xattrs(fd);
+  AttrRecord r{object, inode->attr, {}};
+  auto xattrs = read_xattrs(fd, &r.unread);
   if (!xattrs) return xattrs.error().sys != 0 ? xattrs.error().sys : EIO;
-  AttrRecord r{object, inode->attr, std::move(*xattrs)};
+  r.xattrs = std::move(*xattrs);
   if (auto own = links.find(object); own != links.end()) r.attr.nlink -= std::min(r.attr.nlink, own->second);
   return append_target(std::move(r));
 }
@@ -63,8 +64,8 @@ int Store::Impl::keep(Snap& snap, int parent_fd, const std::string& name, int ch
   if (r != 0) {
     const int e = errno;
     link_count.fetch_sub(1, std::memory_order_relaxed);
-    // An immutable object refuses links, and to lose its name as well.
-    return e == EEXIST || (e == EPERM && handles) ? 0 : e;
+    // An immutable object refuses links, and to lose its name as well. What others own may refuse them to an ordinary user: it is lost.
+    return e == EEXIST || e == EPERM ? 0 : e;
   }
   ++links[child.id];
   if (last) snap.kept_bytes += child.attr.size;

@@ -11,7 +11,9 @@ namespace somfs::snapshot {
 
 namespace {
 
-enum class Tag : std::uint8_t { name = 1, attr = 2, chunk = 3, hole = 4, whole = 5 };
+constexpr std::uint64_t kMostUnread = 4096;
+
+enum class Tag : std::uint8_t { name = 1, attr = 2, chunk = 3, hole = 4, whole = 5, attr_in_part = 6 };
 
 void put(ByteWriter& w, const NameRecord& r) {
   w.u8(static_cast<std::uint8_t>(Tag::name));
@@ -22,10 +24,13 @@ void put(ByteWriter& w, const NameRecord& r) {
   put_handle(w, r.handle);
 }
 void put(ByteWriter& w, const AttrRecord& r) {
-  w.u8(static_cast<std::uint8_t>(Tag::attr));
+  w.u8(static_cast<std::uint8_t>(r.unread.empty() ? Tag::attr : Tag::attr_in_part));
   w.id(r.object);
   put_attr(w, r.attr);
   put_xattrs(w, r.xattrs);
+  if (r.unread.empty()) return;
+  w.varint(r.unread.size());
+  for (const std::string& name : r.unread) w.text(name);
 }
 void put(ByteWriter& w, const ChunkRecord& r) {
   w.u8(static_cast<std::uint8_t>(r.hole ? Tag::hole : Tag::chunk));
@@ -54,11 +59,14 @@ std::optional<LogRecord> decode(std::string_view body) {
       out = std::move(n);
       break;
     }
-    case Tag::attr: {
+    case Tag::attr:
+    case Tag::attr_in_part: {
       AttrRecord a;
       a.object = r.id();
       a.attr = get_attr(r);
       a.xattrs = get_xattrs(r);
+      if (static_cast<Tag>(body[0]) == Tag::attr_in_part)
+        for (std::uint64_t n = r.bounded(kMostUnread); n != 0; --n) a.unread.emplace_back(r.text(kMaxName));
       out = std::move(a);
       break;
     }

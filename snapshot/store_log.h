@@ -30,6 +30,7 @@ struct AttrRecord {   // attributes at the cut; nlink as applications saw it
   ObjectId object;
   Attr attr;
   Xattrs xattrs;
+  std::vector<std::string> unread = {};  // names of those that could not be read
 };
 struct ChunkRecord {  // `length` bytes from chunk `first` on lie at `data_off` of the data file, or were all zero
   ObjectId object;

@@ -98,6 +98,8 @@ Result<ViewFile> View::open_in(ViewFile& dir, const ViewEntry& entry) {
       if (file) return ViewFile(std::move(file));
     }
   }
+  SOMFS_TRY_ASSIGN(auto lost, opener.lost(entry.ref));
+  if (lost) return ViewFile(std::move(lost));
   return fail(Exit::temporary, "cannot reach", printable(entry.name), "the object of the snapshot is not where its log says");
 }
 

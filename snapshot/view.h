@@ -39,7 +39,8 @@ class ViewFile {
   ~ViewFile();
   const Ref& ref() const;
   const Attr& attr() const;                                  // nlink as at the cut
-  Result<Xattrs> xattrs();
+  // What could not be read when it was there is told in `unread`; without it that is an error.
+  Result<Xattrs> xattrs(std::vector<std::string>* unread = nullptr);
   Result<std::string> link_target();
   // Reads up to n bytes; fewer only at the end.
   Result<std::size_t> read(void* buf, std::size_t n, std::uint64_t off);

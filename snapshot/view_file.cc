@@ -19,18 +19,28 @@ ViewFile::~ViewFile() = default;
 const Ref& ViewFile::ref() const { return impl_->ref; }
 const Attr& ViewFile::attr() const { return impl_->attr; }
 
-Result<Xattrs> ViewFile::xattrs() {
+Result<Xattrs> ViewFile::xattrs(std::vector<std::string>* unread) {
   Impl& f = *impl_;
-  if (f.pre) return f.pre->xattrs;
-  SOMFS_TRY_ASSIGN(Xattrs live, read_xattrs(f.fd.get()));
-  SOMFS_TRY(f.view->index->sync());
-  f.pre = f.view->index->attr(f.ref.id);
-  return f.pre ? f.pre->xattrs : std::move(live);
+  Xattrs found;
+  std::vector<std::string> hidden;
+  if (!f.pre) {
+    SOMFS_TRY_ASSIGN(found, read_xattrs(f.fd.get(), &hidden));
+    SOMFS_TRY(f.view->index->sync());
+    f.pre = f.view->index->attr(f.ref.id);
+  }
+  if (f.pre) {
+    found = f.pre->xattrs;
+    hidden = f.pre->unread;
+  }
+  if (unread == nullptr && !hidden.empty()) return fail_errno("cannot read an extended attribute of", "an object of the snapshot", EACCES);
+  if (unread != nullptr) *unread = std::move(hidden);
+  return found;
 }
 
 Result<std::string> ViewFile::link_target() {
   Impl& f = *impl_;
   if (f.ref.kind != Kind::symlink) return fail_errno("cannot read link", "an object of the snapshot", EINVAL);
+  if (!f.fd) return fail_errno("cannot read", "a symbolic link that the snapshot could not keep", EIO);
   char target[PATH_MAX];
   ssize_t n = ::readlinkat(f.fd.get(), "", target, sizeof target);
   if (n < 0) return fail_errno("cannot read link", "an object of the snapshot");
@@ -43,6 +53,7 @@ Result<int> ViewFile::Impl::base() {
     if (!whole) return fail_errno("cannot open a preserved file of", "the snapshot");
   }
   if (whole) return whole.get();
+  if (!fd && ref.kind == Kind::file) return fail_errno("cannot read", "a file that the snapshot could not keep", EIO);
   if (!readable) return fail_errno("cannot read", "an object of the snapshot", ref.kind == Kind::file ? EACCES : EINVAL);
   return fd.get();
 }

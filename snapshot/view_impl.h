@@ -21,7 +21,7 @@ struct ViewFile::Impl {
   Ref ref;
   Attr attr;
   std::shared_ptr<const AttrPre> pre;   // once preserved
-  Fd fd;                                // none: a directory that is gone, all of it is in the log
+  Fd fd;                                // none: a directory that is gone, all of it is in the log; or an object that is lost
   bool readable = false;                // `fd` is more than O_PATH
   Fd whole;
 
@@ -39,6 +39,8 @@ struct ViewOpener {
   Result<File> by_kept_link(const Ref& ref) const;
   Result<File> moved(const Ref& ref) const;         // without handles: a directory, looked for in the live tree
   Result<File> from_log(const Ref& ref) const;      // a directory that is gone
+  Result<File> lost(const Ref& ref) const;          // what could not be kept: its attributes
+  Result<File> logged(const Ref& ref) const;
   // Takes `fd` if it is the object of `ref`, with its attributes as at the cut.
   Result<File> accept(const Ref& ref, Fd fd, bool readable) const;
 };

@@ -134,7 +134,7 @@ void ViewIndex::take(LogRecord&& record, const std::shared_ptr<const LogSource>&
     names_[n->parent].try_emplace(std::move(n->name), NamePre{n->child, n->kind, std::move(n->handle)});
   } else if (auto* a = std::get_if<AttrRecord>(&record)) {
     auto [at, added] = attrs_.try_emplace(a->object);
-    if (added) at->second = std::make_shared<AttrPre>(AttrPre{a->attr, std::move(a->xattrs)});
+    if (added) at->second = std::make_shared<AttrPre>(AttrPre{a->attr, std::move(a->xattrs), std::move(a->unread)});
   } else if (auto* w = std::get_if<WholeRecord>(&record)) {
     data_[w->object].whole = true;
   } else if (auto* c = std::get_if<ChunkRecord>(&record)) {

@@ -28,6 +28,7 @@ struct NamePre {   // what a name named at the cut; child {}: nothing
 struct AttrPre {
   Attr attr;
   Xattrs xattrs;
+  std::vector<std::string> unread;
 };
 struct LogSource {     // one snapshot's directory; descriptors outlive its removal
   StoreEntry entry;

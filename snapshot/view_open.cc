@@ -90,8 +90,11 @@ Result<ViewOpener::File> ViewOpener::moved(const Ref& ref) const {
   return File();
 }
 
-Result<ViewOpener::File> ViewOpener::from_log(const Ref& ref) const {
-  if (ref.kind != Kind::dir) return File();
+Result<ViewOpener::File> ViewOpener::from_log(const Ref& ref) const { return ref.kind == Kind::dir ? logged(ref) : File(); }
+
+Result<ViewOpener::File> ViewOpener::lost(const Ref& ref) const { return view->handles ? File() : logged(ref); }
+
+Result<ViewOpener::File> ViewOpener::logged(const Ref& ref) const {
   SOMFS_TRY(view->index->sync());
   auto pre = view->index->attr(ref.id);
   if (!pre || !view->index->lost_name(ref.id)) return File();

@@ -6,6 +6,9 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
+#include <future>
+#include <tuple>
+
 #include "tests/platform/fs_fixture.h"
 
 namespace somfs::fs::test {
@@ -121,6 +124,167 @@ TEST(Mount, ReadersSeeWhatAsynchronousDirectWritesWrote) {
 }
 
 // Whoever asks for the mode alone is answered from what the kernel has.
+// Workers wait here: the first before it acts until it is let go, and like all others until the end.
+class Crossing : public Admission {
+ public:
+  void pass(std::size_t, const std::function<void()>&, std::function<void()> act) override {
+    Lock l(mutex_);
+    if (open_) return act();
+    const int mine = arrived_++;
+    changed_.notify_all();
+    if (mine == 0) {
+      while (!first_) changed_.wait(mutex_);
+      act();
+    }
+    while (!open_) changed_.wait(mutex_);
+    if (mine != 0) act();
+  }
+  void wait_for(int arrived) {
+    Lock l(mutex_);
+    while (arrived_ < arrived) changed_.wait(mutex_);
+  }
+  void let_the_first_go() {
+    Lock l(mutex_);
+    first_ = true;
+    changed_.notify_all();
+  }
+  void open() {
+    Lock l(mutex_);
+    open_ = true;
+    changed_.notify_all();
+  }
+
+ private:
+  Mutex mutex_;
+  CondVar changed_;
+  int arrived_ GUARDED_BY(mutex_) = 0;
+  bool first_ GUARDED_BY(mutex_) = false;
+  bool open_ GUARDED_BY(mutex_) = false;
+};
+
+// Waits until so many threads of this process wait for a page. Gives up at last, as not every kernel tells.
+void wait_for_a_page(int n) {
+  for (int tries = 0; tries < 2000; ++tries) {
+    int found = 0;
+    for (const std::string& task : names_in("/proc/self/task"))
+      if (slurp("/proc/self/task/" + task + "/wchan").find("folio") != std::string::npos) ++found;
+    if (found >= n) return;
+    std::this_thread::yield();
+  }
+}
+
+// Whoever drops the pages behind a direct write waits for a reader that holds one, and the reader for a worker.
+TEST(Mount, EndsWhileAReaderHoldsThePagesOfADirectWrite) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  const std::string path = s.path + "/f", other = s.path + "/g";
+  spill(path, std::string(8192, 'a'));
+  spill(other, "");
+  {
+    Fd tried(::open(path.c_str(), O_RDWR | O_DIRECT));
+    if (!tried) GTEST_SKIP() << "no direct I/O beneath: " << std::strerror(errno);
+  }
+  Crossing crossing;
+  MountedWith with;
+  with.admission = &crossing;
+  with.mount.threads = 2;
+  auto m = std::make_unique<Mounted>(s.path, with);
+  ASSERT_TRUE(m->mount);
+  Fd direct(::open(path.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC));
+  Fd plain(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  Fd busy(::open(other.c_str(), O_RDONLY | O_CLOEXEC));
+  ASSERT_TRUE(direct && plain && busy);
+  char byte = 0;
+  ASSERT_EQ(::pread(plain.get(), &byte, 1, 0), 1);
+  std::unique_ptr<char, void (*)(void*)> out(static_cast<char*>(std::aligned_alloc(4096, 8192)), std::free);
+  std::memset(out.get(), 'b', 8192);
+  aio_context_t context = 0;
+  ASSERT_EQ(::syscall(SYS_io_setup, 1, &context), 0);
+  iocb one = {};
+  one.aio_lio_opcode = IOCB_CMD_PWRITE;
+  one.aio_fildes = static_cast<std::uint32_t>(direct.get());
+  one.aio_buf = reinterpret_cast<std::uint64_t>(out.get());
+  one.aio_nbytes = 8192;
+  iocb* all[] = {&one};
+  ASSERT_EQ(::syscall(SYS_io_submit, context, 1, all), 1);
+  crossing.wait_for(1);
+  std::jthread changer([&] { EXPECT_EQ(::fchmod(busy.get(), 0600), 0); });
+  crossing.wait_for(2);  // no worker is left
+  std::jthread reader([&] { std::ignore = ::pread(plain.get(), &byte, 1, 0); });  // in vain, when the mount has ended
+  wait_for_a_page(1);
+  crossing.let_the_first_go();
+  wait_for_a_page(2);
+  ASSERT_EQ(::umount2(s.path.c_str(), MNT_DETACH), 0);
+  auto stopped = std::async(std::launch::async, [&] { m->mount->stop(); });
+  stopped.wait_for(std::chrono::milliseconds(100));  // it may return at once, or when the reader has its page
+  crossing.open();
+  stopped.get();
+  m.reset();
+  reader.join();
+  changer.join();
+  io_event done = {};
+  EXPECT_EQ(::syscall(SYS_io_getevents, context, 1, 1, &done, nullptr), 1);
+  EXPECT_EQ(done.res, 8192);
+  ::syscall(SYS_io_destroy, context);
+}
+
+int descriptors_of_removed_files() {
+  int n = 0;
+  for (const std::string& fd : names_in("/proc/self/fd")) {
+    char to[4096] = {};
+    if (::readlink(("/proc/self/fd/" + fd).c_str(), to, sizeof to - 1) > 0 && std::strstr(to, "/removed") != nullptr) ++n;
+  }
+  return n;
+}
+
+// A full file system has room again when rm(1) returns, not when the kernel gets round to forgetting the file.
+TEST(Mount, RemovedFilesKeepNoRoomAndAreStillKnown) {
+  SOMFS_NEEDS_MOUNTS();
+  for (bool by_rename : {false, true}) {
+    Scratch s;
+    const std::string path = s.path + "/removed";
+    spill(path, "12345");
+    spill(s.path + "/other", "");
+    Mounted m(s.path);
+    ASSERT_TRUE(m.mount);
+    Fd known(::open(path.c_str(), O_PATH | O_CLOEXEC));   // opens nothing beneath, and keeps the kernel from forgetting it
+    Fd open(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    ASSERT_TRUE(known && open);
+    struct stat st {};
+    ASSERT_EQ(::fstat(known.get(), &st), 0);
+    ASSERT_EQ(by_rename ? ::rename((s.path + "/other").c_str(), path.c_str()) : ::unlink(path.c_str()), 0);
+    char text[8] = {};
+    EXPECT_EQ(::pread(open.get(), text, sizeof text, 0), 5);
+    ASSERT_EQ(::fstat(known.get(), &st), 0) << std::strerror(errno);
+    EXPECT_EQ(st.st_nlink, 0u);
+    EXPECT_EQ(st.st_size, 5);
+    open.reset();
+    // The kernel tells of the close by the way.
+    for (int tries = 0; tries < 20000 && descriptors_of_removed_files() > 1; ++tries) std::this_thread::yield();
+    EXPECT_EQ(descriptors_of_removed_files(), 1);
+    ASSERT_EQ(::fstat(known.get(), &st), 0) << std::strerror(errno);
+    EXPECT_EQ(st.st_nlink, 0u);
+    EXPECT_EQ(st.st_size, 5);
+  }
+}
+
+TEST(Mount, RemovedFilesThatNobodyHasOpenKeepNoRoom) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  const std::string path = s.path + "/removed";
+  spill(path, "12345");
+  Mounted m(s.path);
+  ASSERT_TRUE(m.mount);
+  Fd known(::open(path.c_str(), O_PATH | O_CLOEXEC));
+  ASSERT_TRUE(known);
+  struct stat st {};
+  ASSERT_EQ(::fstat(known.get(), &st), 0);
+  ASSERT_EQ(::unlink(path.c_str()), 0);
+  EXPECT_EQ(descriptors_of_removed_files(), 1);
+  ASSERT_EQ(::fstat(known.get(), &st), 0) << std::strerror(errno);
+  EXPECT_EQ(st.st_nlink, 0u);
+}
+
 TEST(Mount, SetIdsThatFellWithoutAWriteAreSeenToBeGone) {
   SOMFS_NEEDS_MOUNTS();
   Scratch s;

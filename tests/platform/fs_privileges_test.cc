@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a write takes away: set-id bits and file capabilities, exactly where the file system beneath takes them away.
 #include <cstring>
+#include <functional>
 #include <grp.h>
+#include <linux/capability.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/xattr.h>
 
 #include "tests/platform/fs_fixture.h"
@@ -126,6 +130,90 @@ TEST(Privileges, MappedWritesTakeNothingAway) {
     Mounted m(s.path, with);
     ASSERT_TRUE(m.mount);
     EXPECT_EQ(after_a_mapped_write(s.path), expected) << (writeback ? "writeback" : "write-through");
+  }
+}
+
+// Root, or somebody else, with CAP_FSETID or without it.
+bool become(uid_t uid, bool fsetid) {
+  if (::prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) != 0 || ::setgroups(0, nullptr) != 0 || ::setgid(uid) != 0 || ::setuid(uid) != 0) return false;
+  __user_cap_header_struct head{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct data[2] = {};
+  if (::syscall(SYS_capget, &head, data) != 0) return false;
+  if (uid != 0) data[0].effective = data[1].effective = 0;
+  data[0].effective = fsetid ? data[0].effective | 1u << CAP_FSETID : data[0].effective & ~(1u << CAP_FSETID);
+  return ::syscall(SYS_capset, &head, data) == 0;
+}
+
+struct Act {
+  const char* name;
+  std::function<bool(const std::string& file, const std::string& other)> run;
+};
+
+bool with_file(const std::string& path, int flags, const std::function<bool(int)>& run) {
+  Fd fd(::open(path.c_str(), O_CLOEXEC | flags));
+  return fd && run(fd.get());
+}
+
+const Act acts[] = {
+    {"write", [](auto& f, auto&) { return with_file(f, O_WRONLY, [](int fd) { return ::write(fd, "y", 1) == 1; }); }},
+    {"append", [](auto& f, auto&) { return with_file(f, O_WRONLY | O_APPEND, [](int fd) { return ::write(fd, "y", 1) == 1; }); }},
+    {"two writes",
+     [](auto& f, auto&) { return with_file(f, O_WRONLY, [](int fd) { return ::write(fd, "y", 1) == 1 && ::write(fd, "z", 1) == 1; }); }},
+    {"truncate", [](auto& f, auto&) { return ::truncate(f.c_str(), 2) == 0; }},
+    {"ftruncate", [](auto& f, auto&) { return with_file(f, O_WRONLY, [](int fd) { return ::ftruncate(fd, 2) == 0; }); }},
+    {"open", [](auto& f, auto&) { return with_file(f, O_WRONLY | O_TRUNC, [](int) { return true; }); }},
+    {"fallocate", [](auto& f, auto&) { return with_file(f, O_WRONLY, [](int fd) { return ::fallocate(fd, 0, 0, 8192) == 0; }); }},
+    {"copy",
+     [](auto& f, auto& other) {
+       Fd in(::open(other.c_str(), O_RDONLY | O_CLOEXEC));
+       return with_file(f, O_WRONLY, [&](int fd) { return ::copy_file_range(in.get(), nullptr, fd, nullptr, 2, 0) == 2; });
+     }},
+    {"chown", [](auto& f, auto&) { return ::chown(f.c_str(), static_cast<uid_t>(-1), static_cast<gid_t>(-1)) == 0; }},
+};
+
+std::string after_each_act(const std::string& dir) {
+  const std::string f = dir + "/f", other = dir + "/other";
+  const char cap[20] = {0, 0, 0, 2, 1};
+  std::string told;
+  ::chmod(dir.c_str(), 0777);
+  spill(other, "other");
+  for (mode_t mode : {0777u, 04777u, 02777u, 02767u})
+    for (bool capable : {false, true})
+      for (uid_t uid : {0u, 1001u})
+        for (bool fsetid : {false, true})
+          for (const Act& act : acts) {
+            // The kernel takes the capabilities away before it lets anybody judge a stranger's chown.
+            if (uid != 0 && capable && (mode & 06000) != 0 && act.name == std::string("chown")) continue;
+            spill(f, "hello");
+            ::chmod(f.c_str(), mode);
+            if (capable) ::setxattr(f.c_str(), "security.capability", cap, sizeof cap, 0);
+            pid_t child = ::fork();
+            if (child == 0) ::_exit(!become(uid, fsetid) ? 2 : act.run(f, other) ? 0 : 1);
+            int status = 0;
+            ::waitpid(child, &status, 0);
+            struct stat st {};
+            ::stat(f.c_str(), &st);
+            char line[128];
+            std::snprintf(line, sizeof line, "%04o%s, %s%s, %s: %d, %04o%s\n", mode, capable ? " capable" : "", uid == 0 ? "root" : "user",
+                          fsetid ? " with CAP_FSETID" : "", act.name, WEXITSTATUS(status), st.st_mode & 07777,
+                          ::getxattr(f.c_str(), "security.capability", nullptr, 0) > 0 ? " capable" : "");
+            told += line;
+            ::unlink(f.c_str());
+          }
+  return told;
+}
+
+TEST(Privileges, FallAndStayAsBeneath) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch native;
+  const std::string expected = after_each_act(native.path);
+  for (bool writeback : {false, true}) {
+    Scratch s;
+    MountedWith with;
+    with.mount.writeback = writeback;
+    Mounted m(s.path, with);
+    ASSERT_TRUE(m.mount);
+    EXPECT_EQ(after_each_act(s.path), expected) << (writeback ? "writeback" : "write-through");
   }
 }
 

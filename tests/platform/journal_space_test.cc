@@ -57,6 +57,21 @@ TEST_F(FullDisk, capture_goes_on_in_memory_and_the_gap_is_flagged) {
   EXPECT_TRUE(j->known_since(last - 1, last).objects().contains(id(1)));
 }
 
+TEST_F(FullDisk, a_start_finds_room_for_what_was_recorded) {
+  auto j = open(disk.get());
+  for (std::uint64_t n = 1; n <= 50; ++n) write(*j, n);
+  fill();
+  for (int round = 0; round < 2; ++round) {
+    j.reset();
+    auto again = Journal::open(disk.get(), fs_id, clock, options);
+    ASSERT_TRUE(again) << again.error().line();
+    j = std::move(*again);
+    EXPECT_EQ(j->gap_found(), Gap::killed);
+    const std::uint64_t last = j->rotate();
+    EXPECT_EQ(j->known_since(0, last).objects().size(), 50u);
+  }
+}
+
 TEST_F(FullDisk, a_start_without_room_for_the_state_is_one_clear_error) {
   fill();
   auto j = Journal::open(disk.get(), fs_id, clock, options);

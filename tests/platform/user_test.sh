@@ -38,8 +38,13 @@ check "mounts again" as_user somfs "$d"
 as_user somfs-ctl migrate "$d" "$m" >"$scratch/out" 2>"$scratch/err"; same "partial" $? 3
 same "the file is named" "$(grep -c closed "$scratch/err")" 1
 same "the others are there" "$(cat "$m/tree/open")" open
+# Nor can they be kept for a snapshot when they go; what else is in it stays.
+check "snapshot" as_user somfs-ctl snapshot create "$d" --name t
+as_user sh -c "rm -f $d/closed; echo later >$d/open"
+same "its size is known" "$(as_user stat -c %s "$d/.somfs/snapshots/t/closed")" 7
+as_user cat "$d/.somfs/snapshots/t/closed" >/dev/null 2>"$scratch/err"; same "its content is not" "$(grep -c "Permission denied\|Input/output" "$scratch/err")" 1
+same "the others are there" "$(as_user cat "$d/.somfs/snapshots/t/open")" open
 check "stops" as_user somfs-ctl umount "$d"
-rm "$d/closed"
 
 # The mount serves this user alone, as the process behind it can act for nobody else.
 code_is 10 as_user somfs "$d" -o allow_other

@@ -55,7 +55,8 @@ std::uint32_t checksum_of(int dir, const std::string& name) {
 }
 
 std::string describe_xattrs(int fd) {
-  auto xattrs = read_xattrs(fd);
+  std::vector<std::string> unread;
+  auto xattrs = read_xattrs(fd, &unread);
   std::string text;
   for (const auto& [name, value] : xattrs.value_or(Xattrs{}))
     text += fmt::format(" {}={}:{:08x}", name, value.size(), crc32c(value));

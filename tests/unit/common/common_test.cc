@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <cstdlib>
+
 #include "common/bytes.h"
 #include "common/change.h"
 #include "common/fd.h"
@@ -126,8 +128,15 @@ TEST(Files, InodeHandleAndReplace) {
   EXPECT_NE(first->id, second->id);
   EXPECT_EQ(*read_file(d.get(), "f", 100), "two!");
   EXPECT_FALSE(read_file(d.get(), "f", 3));
+  ASSERT_TRUE(replace_file(d.get(), "f", ""));
+  EXPECT_EQ(*read_file(d.get(), "f", 100), "");
   ::unlinkat(d.get(), "f", 0);
   ::rmdir(dir);
+}
+
+TEST(Files, OfProcAreReadThoughTheyTellNoSize) {
+  EXPECT_EQ(read_file(AT_FDCWD, "/proc/self/status", 16384).value_or("").substr(0, 5), "Name:");
+  EXPECT_GT(std::atoll(read_file(AT_FDCWD, "/proc/sys/fs/nr_open", 64).value_or("").c_str()), 0);
 }
 
 }  // namespace

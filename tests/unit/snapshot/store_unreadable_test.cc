@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Files that their owner may write but not read, in an ordinary user's volume: what is overwritten in them is lost to the snapshots,
-// and nothing else.
+// Files that their owner may write but not read, and files of others, in an ordinary user's volume: what cannot be kept of them is lost to
+// the snapshots, and nothing else.
 #include <gtest/gtest.h>
 
 #include <fcntl.h>
@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <functional>
 
@@ -92,6 +93,74 @@ TEST(Unreadable, ADescriptorForWritingIsNoObstacle) {
     v.snapshot("s");
     overwrite(v, "/f", "after!");
     EXPECT_EQ(content(v, "s", "f").value_or("?"), "before");
+  }), 0);
+}
+
+Result<ViewFile> open_in(View& view, const std::string& name) {
+  SOMFS_TRY_ASSIGN(auto root, view.root());
+  SOMFS_TRY_ASSIGN(auto ref, view.lookup(root, name));
+  if (!ref) return fail_errno("not there", name, ENOENT);
+  return view.open_in(root, {name, *ref});
+}
+
+TEST(Unreadable, AttributesThatCouldNotBeReadAreNotTakenForAbsent) {
+  EXPECT_EQ(as_ordinary_user([] {
+    Volume v;
+    v.open_store();
+    v.create("/f", "text");
+    v.set_xattr("/f", "user.closed", "secret");
+    v.chmod("/f", 0200);
+    v.snapshot("s");
+    for (int round = 0; round < 2; ++round) {
+      auto view = View::open(v.root.get(), v.dir.get(), "s");
+      ASSERT_TRUE(view) << view.error().line();
+      auto file = open_in(**view, "f");
+      ASSERT_TRUE(file) << file.error().line();
+      EXPECT_EQ(file->xattrs().map_error([](const Error& e) { return e.sys; }).error(), EACCES);
+      std::vector<std::string> unread;
+      auto others = file->xattrs(&unread);
+      ASSERT_TRUE(others);
+      EXPECT_TRUE(std::none_of(others->begin(), others->end(), [](const auto& x) { return x.first.starts_with("user."); }));
+      EXPECT_EQ(unread, std::vector<std::string>{"user.closed"});
+      v.chmod("/f", 0600);   // in the second round it could be read, but was not when it changed
+      if (round == 0) {
+        v.close_store();
+        v.open_store();
+      }
+    }
+  }), 0);
+}
+
+TEST(Unreadable, WhatOthersOwnIsLostAlone) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root, to make a file of somebody else";
+  std::string hardlinks = read_file(AT_FDCWD, "/proc/sys/fs/protected_hardlinks", 16).value_or("");
+  if (hardlinks != "1\n") GTEST_SKIP() << "here everybody may link everything";
+  Volume v;
+  ::chmod(v.base.c_str(), 0755);
+  for (const char* dir : {"/v", "/v/.somfs", "/v/.somfs/store"}) ASSERT_EQ(::chown((v.base + dir).c_str(), 65534, 65534), 0);
+  for (const char* name : {"/v/removed", "/v/renamed"}) {
+    Fd fd(::open((v.base + name).c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+    ASSERT_EQ(write_all(fd.get(), "of another"), 0);
+  }
+  EXPECT_EQ(as_ordinary_user([&] {
+    v.open_store();
+    v.create("/own", "own");
+    v.snapshot("s");
+    v.unlink("/removed");
+    v.rename("/renamed", "/elsewhere");
+    v.unlink("/own");
+    ASSERT_EQ(v.store->list().size(), 1u) << v.store->dropped().front().reason;
+    EXPECT_EQ(content(v, "s", "own").value_or("?"), "own");
+    auto view = View::open(v.root.get(), v.dir.get(), "s");
+    ASSERT_TRUE(view);
+    for (const char* name : {"removed", "renamed"}) {
+      auto file = open_in(**view, name);
+      ASSERT_TRUE(file) << file.error().line();
+      EXPECT_EQ(file->attr().size, 10u);
+      EXPECT_EQ(file->attr().nlink, 1u);
+      char byte = 0;
+      EXPECT_EQ(file->read(&byte, 1, 0).map_error([](const Error& e) { return e.sys; }).error(), EIO);
+    }
   }), 0);
 }
 
