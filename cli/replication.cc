@@ -182,6 +182,9 @@ Result<replicator::RelationSettings> Replication::settings_of(const Json& stored
   if (pipeline != "auto" && pipeline != "serial")
     return fail(Exit::usage, "the pipeline " + printable(pipeline) + " is not in this version", {}, {}, "use --pipeline serial");
   SOMFS_TRY_ASSIGN(s.pace.pacing, pacing_of(stored.value("pacing", "bottleneck")));
+  // Every group costs some flushes on both sides: more than fifty a second, or all of a disk's time, would be felt by the application.
+  s.pace.min_s = 0.02;
+  s.pace.share = 0.5;
   s.pace.rpo_s = stored.value("rpo", 0.0);
   if (const std::string wrong = s.pace.problem(); !wrong.empty()) return fail(Exit::usage, "cannot replicate like that:", wrong);
   s.options.brake_share = parts_.config.brake;

@@ -40,7 +40,7 @@ struct Relation::Impl {
   Next wait_for_work(const Session& session, bool first);
   void back_off(const Error& error);
   void note_trouble(const Error& error);
-  void measure(const MigrateReport& report, std::int64_t opened, std::int64_t closed, std::int64_t cut_done);
+  void measure(const MigrateReport& report, std::int64_t begun, std::int64_t own_ns);
   bool leaving() REQUIRES(mutex) { return stop || paused || aside != 0; }
   void cancel() REQUIRES(mutex) {
     if (progress != nullptr) progress->cancelled = true;
@@ -186,14 +186,14 @@ Status Relation::Impl::land(Session& session, Progress& talk) {
     return pass_on(std::move(report).error());
   }
   if (report->held) return fail(Exit::person, "held at the mirror", printable(settings.target), report->held_reason);
+  const std::int64_t landed_at = clock.mono_ns();
   // First, so that no kill in between makes the mirror look complete; an acknowledgement does not clear a later flag.
   if (!report->unreadable.empty()) (*instant)->flag_gap();
   SOMFS_TRY((*instant)->acknowledge(report->mirror, report->epoch));
   distrust = Distrust::nothing;
   retry_s = settings.first_retry_s;
-  measure(*report, last_cut != 0 ? last_cut : begun, begun, cut_done);
-  last_cut = begun;
   const std::int64_t now = clock.mono_ns();
+  measure(*report, begun, cut_done - begun + now - landed_at);
 
   Lock l(mutex);
   landed = (*instant)->epoch();
@@ -220,14 +220,14 @@ Status Relation::Impl::land(Session& session, Progress& talk) {
   return {};
 }
 
-// What the pace is told: the source's side is the cut and everything until the commit was asked for, the mirror's what it took from there.
-void Relation::Impl::measure(const MigrateReport& report, std::int64_t opened, std::int64_t closed, std::int64_t cut_done) {
+// What the pace is told: the source's side is cutting, sending and noting the acknowledgement, the mirror's is the commit.
+void Relation::Impl::measure(const MigrateReport& report, std::int64_t begun, std::int64_t own_ns) {
   GroupDone done;
   done.bytes = report.bytes_source;
-  done.opened_ns = opened;
-  done.closed_ns = closed;
+  done.opened_ns = last_cut != 0 ? last_cut : begun;
+  done.closed_ns = last_cut = begun;
   done.now_ns = clock.mono_ns();
-  done.times[static_cast<std::size_t>(Stage::group)] = static_cast<double>(cut_done - closed) / 1e9;
+  done.times[static_cast<std::size_t>(Stage::group)] = static_cast<double>(own_ns) / 1e9;
   done.times[static_cast<std::size_t>(Stage::send)] = report.sent_s;
   done.credits_in_use = 1;
   (void)pace->group_done(done);

@@ -106,6 +106,30 @@ check "the second one, by itself again" somfs-ctl sync "$d" "$target"
 check "equal" treecmp "$d" "$store/data/tree" --skip .somfs
 becomes SYNCED "$target"
 
+echo "- a wire that flips, cuts and doubles: nothing of it arrives, and it goes on by itself"
+check "stops" somfs-ctl replicate "$d" "$target" --stop
+python3 "$here/relay.py" "$port" >"$scratch/relay.out" 2>"$scratch/relay.err" &
+started="$started $!"
+for _ in $(seq 100); do relay=$(cat "$scratch/relay.out"); [ -n "$relay" ] && break; sleep 0.05; done
+sed -i "s|^127.0.0.1:$port \\(.*\\)|&\\n127.0.0.1:$relay \\1|" "$SOMFS_CONFIG_DIR/mirrors"
+through=somfs://127.0.0.1:$relay/data
+check "replicates" somfs-ctl replicate "$d" "$through"
+for fault in "flip 20000" "cut 50000" "double 30000"; do
+    check "syncs" somfs-ctl sync "$d" "$through"
+    check "pauses" somfs-ctl pause "$d" "$through"
+    cp -a "$store/data/tree" "$scratch/before"
+    head -c 100000 /dev/urandom >"$d/new"
+    echo "$fault" >"$scratch/relay.fault"
+    check "resumes" somfs-ctl resume "$d" "$through"
+    becomes DEGRADED "$through"
+    check "nothing arrived ($fault)" treecmp "$scratch/before" "$store/data/tree"
+    echo none >"$scratch/relay.fault"
+    check "then it does" somfs-ctl sync "$d" "$through"
+    check "equal" treecmp "$d" "$store/data/tree" --skip .somfs
+    rm -rf "$scratch/before"
+done
+target=$through
+
 echo "- the brake holds, a person decides"
 make_tree "$d/many" --seed "$seed" --files 400 --profile small
 check "syncs both" somfs-ctl sync "$d"
