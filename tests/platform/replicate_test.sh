@@ -189,5 +189,5 @@ check "syncs" somfs-ctl sync "$d"
 check "mirror equals" treecmp "$d" "$m/tree" --skip .somfs
 check "verify" somfs-ctl verify "$d" "$m"
 check "unmounts" somfs-ctl umount "$d"
-echo "rounds $rounds, kills of the mount $kills, seed $seed"
+echo "rounds $rounds, kills $kills, seed $seed"
 passed

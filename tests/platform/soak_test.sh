@@ -42,6 +42,7 @@ while [ $made -lt "$points" ] && [ $SECONDS -lt "$seconds" ]; do
     done
     SOMFS_ROUNDS=${SOMFS_ROUNDS:-20} run kill "$here/kill_test.sh"
     SOMFS_ROUNDS=${SOMFS_ROUNDS:-20} run kill-parts "$here/kill_parts_test.sh"
+    SOMFS_ROUNDS=${SOMFS_ROUNDS:-20} run replicate "$here/replicate_test.sh"
     [ $runs -gt $before ] || { echo "skipped: nothing of it can run here"; exit 77; }
     seed=$((seed + 1))
 done
