@@ -77,7 +77,11 @@ void ControlServer::accept_loop(const std::stop_token& stop) {
     raw->fd = c.get();
     raw->thread = std::thread([this, raw, socket = c.release()]() mutable {
       Connection connection{Fd(socket)};
-      if (auto request = connection.receive()) serve_(connection, *request);
+      try {
+        if (auto request = connection.receive()) serve_(connection, *request);
+      } catch (const std::exception& e) {   // JSON of another shape than was asked for
+        (void)connection.send(error_json({Exit::usage, 0, "malformed request", {}, e.what(), {}}));
+      }
       {
         Lock l(mutex_);
         raw->fd = -1;

@@ -14,6 +14,7 @@ namespace somfs::cli {
 namespace {
 
 constexpr std::size_t kMostRelations = 16;
+constexpr double kProbeSeconds = 30;
 
 Result<replicator::Pacing> pacing_of(const std::string& text) {
   for (auto p : {replicator::Pacing::bottleneck, replicator::Pacing::paper, replicator::Pacing::none})
@@ -36,12 +37,12 @@ class TargetConnector final : public replicator::Connector {
     return fresh->connect();
   }
   Status finish() override {
-    std::unique_ptr<MirrorLink> link;
+    MirrorLink* link = nullptr;   // stays where an interruption finds it
     {
       Lock l(mutex_);
-      link_.swap(link);
+      link = link_.get();
     }
-    return link ? link->finish() : Status();
+    return link != nullptr ? link->finish() : Status();
   }
   void interrupt(bool on) override {
     Lock l(mutex_);
@@ -126,6 +127,7 @@ class Replication::OneInstant final : public replicator::Instant {
       s.compare_content = known->content;
     }
     s.excludes = parts_.config.excludes;
+    s.incomplete = [this] { return parts_.journal.flag_gap_of(target_); };
     s.dirty_since = [this](std::uint64_t epoch) -> Result<replicator::Changes> {
       auto dirty = parts_.journal.dirty_since(epoch, moment_->epoch());
       replicator::Changes changes;
@@ -141,7 +143,6 @@ class Replication::OneInstant final : public replicator::Instant {
       if (s.epoch == epoch) cut_ns = s.created_ns;
     return parts_.journal.acknowledge(target_, mirror, epoch, cut_ns);
   }
-  void flag_gap() override { parts_.journal.flag_gap(false); }
 
  private:
   const Parts& parts_;
@@ -209,7 +210,17 @@ Status Replication::start(const Json& stored, bool probe) {
   if (before) before->end();
   auto connector = std::make_unique<TargetConnector>(target, parts_.config.bwlimit);
   Status reached;
-  if (probe) reached = replicator::Relation::probe(*connector, identity(), settings.options);
+  if (probe) {
+    {
+      Lock l(mutex_);
+      if (closed_) return fail(Exit::temporary, "the volume is being unmounted");
+      probing_ = connector.get();
+    }
+    reached = replicator::Relation::probe(*connector, identity(), settings.options, kProbeSeconds);
+    Lock l(mutex_);
+    probing_ = nullptr;
+  }
+  connector->interrupt(false);
   Lock l(mutex_);
   auto at = relations_.find(target.text);
   if (!reached && at == relations_.end()) return reached;
@@ -241,10 +252,13 @@ Status Replication::open() {
   auto text = read_file(parts_.own_fd, "relations", 1u << 20);
   if (!text) return text.error().sys == ENOENT ? Status() : pass_on(std::move(text).error());
   const Json stored = Json::parse(*text, nullptr, false);
-  if (!stored.is_object() || stored.value("schema", 0) != 1 || !stored.contains("relations") || !stored["relations"].is_array())
+  if (!stored.is_object() || !stored.contains("schema") || stored["schema"] != 1 || !stored.contains("relations") || !stored["relations"].is_array())
     return fail(Exit::configuration, "cannot read the relations of", printable(parts_.dir), "its file .somfs/relations is damaged", "remove it, and begin them anew with somfs-ctl replicate");
-  for (const Json& one : stored["relations"])
-    if (Status s = start(one, false); !s) log::warning("{}", s.error().line());   // the volume is served all the same
+  for (const Json& one : stored["relations"]) try {
+      if (Status s = start(one, false); !s) log::warning("{}", s.error().line());   // the volume is served all the same
+    } catch (const std::exception& e) {
+      log::warning("cannot read a relation of {}: {}", printable(parts_.dir), e.what());
+    }
   return {};
 }
 
@@ -259,9 +273,9 @@ void Replication::close() {
   {
     Lock l(mutex_);
     closed_ = true;
-    for (auto& [target, entry] : relations_)
+    for (auto& [target, entry] : relations_)   // the entries stay: whoever stores them now stores all
       if (entry.relation) ending.push_back(std::move(entry.relation));
-    relations_.clear();
+    if (probing_ != nullptr) probing_->interrupt(true);
   }
   for (const auto& relation : ending) relation->end();
 }
@@ -291,12 +305,14 @@ Result<Json> Replication::stop(const Json& request) {
   Lock one(changing_);
   SOMFS_TRY_ASSIGN(auto which, asked_for(request));
   if (which.size() > 1) return fail(Exit::usage, "several relations: which one?", {}, {}, "name its target");
-  const auto& [target, relation] = *which.begin();
+  const std::string target = which.begin()->first;
+  std::shared_ptr<replicator::Relation> ending;   // null: the volume is being unmounted, which ends it
   {
     Lock l(mutex_);
+    ending = std::move(relations_[target].relation);
     relations_.erase(target);
   }
-  relation->end();
+  if (ending) ending->end();
   SOMFS_TRY(store_all());
   return Json{{"schema", 1}, {"target", target}, {"replicating", false}};
 }
@@ -309,7 +325,7 @@ Result<Json> Replication::pause(const Json& request, bool paused) {
     relation->pause(paused);
     targets.push_back(target);
     Lock l(mutex_);
-    relations_[target].stored["paused"] = paused;
+    if (auto at = relations_.find(target); at != relations_.end()) at->second.stored["paused"] = paused;
   }
   SOMFS_TRY(store_all());
   return Json{{"schema", 1}, {"paused", paused}, {"targets", targets}};

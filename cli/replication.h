@@ -80,6 +80,7 @@ class Replication final : public replicator::Replicated {
   mutable Mutex mutex_;
   std::map<std::string, Entry> relations_ GUARDED_BY(mutex_);
   bool closed_ GUARDED_BY(mutex_) = false;
+  replicator::Connector* probing_ GUARDED_BY(mutex_) = nullptr;
 };
 
 }  // namespace somfs::cli

@@ -50,6 +50,10 @@ Result<replicator::Source> SourceLease::source(snapshot::View& view) {
   s.compare_content = answer_.value("content", false);
   s.gap = answer_.value("gap", false);
   for (const auto& e : answer_["excludes"]) s.excludes.push_back(e.get<std::string>());
+  s.incomplete = [this]() -> Status {
+    SOMFS_TRY(ask({{"verb", "flag-gap"}}));
+    return {};
+  };
   s.dirty_since = [this](std::uint64_t epoch) { return dirty_since(epoch); };
   return s;
 }
@@ -82,11 +86,6 @@ Result<replicator::Changes> SourceLease::dirty_since(std::uint64_t epoch) {
 
 Status SourceLease::acknowledge(const Uuid& mirror, std::uint64_t epoch) {
   SOMFS_TRY(ask({{"verb", "acknowledge"}, {"mirror", mirror.text()}, {"epoch", epoch}}));
-  return {};
-}
-
-Status SourceLease::flag_gap() {
-  SOMFS_TRY(ask({{"verb", "flag-gap"}}));
   return {};
 }
 

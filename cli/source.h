@@ -38,8 +38,6 @@ class SourceLease {
   Status still_held() const;
   // The source as the sender wants it, reading from `view`, with what changed since the target's last epoch.
   Result<replicator::Source> source(snapshot::View& view);
-  // The next migration to any target compares: something could not be read now.
-  Status flag_gap();
   Status acknowledge(const Uuid& mirror, std::uint64_t epoch);
 
  private:

@@ -2,6 +2,7 @@
 #include "cli/target.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <spawn.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -224,13 +225,25 @@ Result<std::unique_ptr<replicator::Transport>> MirrorLink::connect_over_ssh() {
   ::posix_spawn_file_actions_init(&actions);
   ::posix_spawn_file_actions_adddup2(&actions, child_in.get(), 0);
   ::posix_spawn_file_actions_adddup2(&actions, child_out.get(), 1);
+  // The daemon blocks the signals that end it; ssh must not.
+  posix_spawnattr_t attributes;
+  sigset_t none, all;
+  ::sigemptyset(&none);
+  ::sigfillset(&all);
+  ::posix_spawnattr_init(&attributes);
+  ::posix_spawnattr_setsigmask(&attributes, &none);
+  ::posix_spawnattr_setsigdefault(&attributes, &all);
+  ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
   pid_t pid = -1;
-  int e = ::posix_spawnp(&pid, argv[0], &actions, nullptr, argv.data(), environ);
+  int e = ::posix_spawnp(&pid, argv[0], &actions, &attributes, argv.data(), environ);
+  ::posix_spawnattr_destroy(&attributes);
   ::posix_spawn_file_actions_destroy(&actions);
   if (e != 0) return fail(Exit::link_down, "cannot start", words[0], std::strerror(e), "install openssh-client");
   {
     Lock lock(mutex_);
     ssh_pid_ = pid;
+    pollfd before{interrupted_.get(), POLLIN, 0};
+    if (::poll(&before, 1, 0) > 0) ::kill(pid, SIGTERM);
   }
   return replicator::make_stream(in.release(), out.release(), bwlimit_);
 }
@@ -249,10 +262,13 @@ Status MirrorLink::finish() {
     pid = ssh_pid_;
   }
   if (pid < 0) return {};
-  int status = 0;
-  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  // Reaped under the lock: until then its number is not somebody else's.
+  siginfo_t ended{};
+  while (::waitid(P_PID, static_cast<id_t>(pid), &ended, WEXITED | WNOWAIT) < 0 && errno == EINTR) {
   }
+  int status = 0;
   Lock lock(mutex_);
+  (void)::waitpid(pid, &status, 0);
   ssh_pid_ = -1;
   if (WIFEXITED(status) && WEXITSTATUS(status) == 255) return fail(Exit::link_down, "ssh failed", {}, {}, "see its message above");
   if (WIFEXITED(status) && WEXITSTATUS(status) == 127)

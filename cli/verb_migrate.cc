@@ -132,8 +132,6 @@ Result<Exit> migrate(const Options& o, Terminal& t) {
   Status finished = link.finish();
   if (!report) SOMFS_TRY(lease.still_held());
   if (!report) return pass_on(MirrorLink::telling(std::move(report).error(), finished));
-  // First, so that no kill in between makes the mirror look complete; an acknowledgement does not clear a later flag.
-  if (!o.dry_run && !report->unreadable.empty()) SOMFS_TRY(lease.flag_gap());
   if (!o.dry_run && !report->held) SOMFS_TRY(lease.acknowledge(report->mirror, report->epoch));
 
   double seconds = since(start);

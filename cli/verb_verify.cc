@@ -73,8 +73,6 @@ class Comparison {
     if (!sent && !progress_.cancelled) SOMFS_TRY(lease.still_held());
     if (!sent) return pass_on(MirrorLink::telling(std::move(sent).error(), ended));
     if (sent->held) return fail(Exit::person, "held at the mirror", printable(target_.text), sent->held_reason, "decide it first: somfs-ctl held");
-    // First, so that no kill in between makes the mirror look complete; an acknowledgement does not clear a later flag.
-    if (!sent->unreadable.empty()) SOMFS_TRY(lease.flag_gap());
     return lease.acknowledge(sent->mirror, sent->epoch);
   }
 

@@ -366,7 +366,6 @@ Status Volume::Impl::open_parts() {
   replication = std::make_unique<Replication>(Replication::Parts{
       options.dir, options.mountpoint, options.config, clock, own.get(), backing->fd(), store_dir.get(), *journal, *store, locks,
       [this](snapshot::SnapshotInfo info, bool flush) { return cut(std::move(info), {.writers = false, .flush = flush}); }});
-  SOMFS_TRY(replication->open());
   if (journal->gap_scan_wanted()) gap_scan = std::make_unique<snapshot::GapScan>(backing->fd(), *journal, scan);
   SOMFS_TRY_ASSIGN(server, ControlServer::start(options.dir, options.mountpoint, [this](Connection& c, const Json& r) { serve(c, r); }));
   housekeeper = std::jthread([this](const std::stop_token& stop) { keep_house(stop); });
@@ -602,7 +601,7 @@ Result<Json> Volume::Impl::lease_request(const Json& request, const std::string&
     return Json{{"schema", 1}, {"complete", dirty.has_value()}};
   }
   if (verb == "flag-gap") {   // something could not be read: what changed in it is not at the mirror
-    journal->flag_gap(false);
+    SOMFS_TRY(journal->flag_gap_of(target));
     return Json{{"schema", 1}};
   }
   if (verb == "acknowledge") {
@@ -623,6 +622,8 @@ Volume::Volume(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Volume::~Volume() = default;
 
 Status Volume::run() {
+  // Here and not before: what it starts must not hold on to the terminal of whoever mounts.
+  if (Status started = impl_->replication->open(); !started) log::error("{}", started.error().line());
   Status s = impl_->mount->run();
   // The mount is gone, and with what was parked when the connection broke nothing changes any more. Requests under way are ended
   // before the parts they use.

@@ -36,6 +36,11 @@ void Run::unreadable(const std::string& path, const Error& error) {
   unreadable_.push_back(named.line());
 }
 
+bool Run::any_unreadable() {
+  Lock l(mutex_);
+  return !unreadable_.empty();
+}
+
 std::vector<std::string> Run::take_unreadable() {
   Lock l(mutex_);
   return std::move(unreadable_);

@@ -62,6 +62,7 @@ class Run {
 
   void unreadable(const std::string& path, const Error& error) EXCLUDES(mutex_);
   std::vector<std::string> take_unreadable() EXCLUDES(mutex_);
+  bool any_unreadable() EXCLUDES(mutex_);
   // Part of it is at the mirror and the rest cannot follow: this attempt ends, the next one skips it.
   void torn(const ObjectId& id) EXCLUDES(mutex_);
   std::vector<ObjectId> take_torn() EXCLUDES(mutex_);

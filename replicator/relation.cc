@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <condition_variable>
+#include <mutex>
 #include <random>
 #include <thread>
 
@@ -17,6 +19,8 @@ namespace {
 constexpr std::int64_t kSecond = 1'000'000'000;
 constexpr std::int64_t kLong = 2 * kSecond;           // an epoch under way for longer: CATCHING-UP
 constexpr std::int64_t kCutRetry = kSecond / 20;      // somebody else was cutting
+constexpr std::int64_t kLongestCutRetry = 5 * kSecond;
+constexpr unsigned kManyVetoes = 5;
 constexpr auto kLook = std::chrono::milliseconds(500);  // whether the conversation still stands, while there is nothing to say
 
 std::chrono::steady_clock::time_point at(std::int64_t mono_ns) { return std::chrono::steady_clock::time_point(std::chrono::nanoseconds(mono_ns)); }
@@ -57,6 +61,7 @@ struct Relation::Impl {
   Distrust distrust = Distrust::nothing;
   double retry_s = 0;
   std::int64_t last_cut = 0, next_cut = 0;
+  unsigned vetoes = 0;                                 // in a row
   std::minstd_rand random{std::random_device{}()};
 
   mutable Mutex mutex;
@@ -69,6 +74,7 @@ struct Relation::Impl {
   bool fresh GUARDED_BY(mutex) = false;                // something has landed
   bool connected GUARDED_BY(mutex) = false;            // ... in this conversation
   std::uint64_t sync_wanted GUARDED_BY(mutex) = 0, sync_done GUARDED_BY(mutex) = 0;
+  unsigned waiting GUARDED_BY(mutex) = 0;              // callers of sync()
   std::int64_t under_way GUARDED_BY(mutex) = 0;        // since when; 0: nothing is
   Progress* progress GUARDED_BY(mutex) = nullptr;      // of the conversation
   const char* trouble GUARDED_BY(mutex) = nullptr;     // a state
@@ -101,6 +107,7 @@ void Relation::Impl::run() {
       wake.notify_all();
       if (leaving()) continue;
     }
+    if (!s && s.error().exit == Exit::interrupted) continue;   // a pause that is over already
     if (!s) back_off(s.error().exit == Exit::link_down && !far ? far.error() : s.error());
   }
 }
@@ -144,7 +151,7 @@ Relation::Impl::Next Relation::Impl::wait_for_work(const Session& session, bool 
     if (leaving()) return Next::leave;
     if (first) return Next::cut;
     const std::int64_t now = clock.mono_ns();
-    if (sync_wanted > sync_done) return Next::cut;
+    if (sync_wanted > sync_done && waiting != 0 && (vetoes == 0 || now >= next_cut)) return Next::cut;
     if (dirty) {
       if (now >= next_cut) return Next::cut;
       wake.wait_until(mutex, at(next_cut));
@@ -161,7 +168,7 @@ Status Relation::Impl::land(Session& session, Progress& talk) {
   {
     Lock l(mutex);
     wanted = sync_wanted;
-    flush = wanted > sync_done;
+    flush = wanted > sync_done && waiting != 0;
     dirty = false;                                     // before the cut: what comes after it says so again
     under_way = begun;
   }
@@ -173,11 +180,22 @@ Status Relation::Impl::land(Session& session, Progress& talk) {
     dirty = true;
     under_way = 0;
     if (instant.error().exit != Exit::locked && instant.error().exit != Exit::veto) return pass_on(std::move(instant).error());
-    next_cut = cut_done + kCutRetry;                   // another cut, a migration, or a busy moment: nothing is wrong with the mirror
+    // Another cut, a migration, or operations that did not end in time: nothing is wrong with the mirror. A freeze that fails has held
+    // up the application: it is not tried again and again.
+    next_cut = cut_done + kCutRetry;
+    if (instant.error().exit == Exit::veto) {
+      next_cut = cut_done + std::min(kCutRetry << std::min(vetoes, 10u), kLongestCutRetry);
+      if (++vetoes >= kManyVetoes) {
+        trouble = "DEGRADED";
+        trouble_exit = Exit::veto;
+        reason = instant.error().line();
+      }
+    }
     const auto until = at(next_cut);
     while (!leaving() && wake.wait_until(mutex, until)) {}
     return {};
   }
+  vetoes = 0;
   SOMFS_TRY_ASSIGN(Source source, (*instant)->source());
   auto report = session.land((*instant)->tree(), source, settings.options, distrust);
   if (!report) {
@@ -187,8 +205,6 @@ Status Relation::Impl::land(Session& session, Progress& talk) {
   }
   if (report->held) return fail(Exit::person, "held at the mirror", printable(settings.target), report->held_reason);
   const std::int64_t landed_at = clock.mono_ns();
-  // First, so that no kill in between makes the mirror look complete; an acknowledgement does not clear a later flag.
-  if (!report->unreadable.empty()) (*instant)->flag_gap();
   SOMFS_TRY((*instant)->acknowledge(report->mirror, report->epoch));
   distrust = Distrust::nothing;
   retry_s = settings.first_retry_s;
@@ -239,14 +255,18 @@ void Relation::Impl::measure(const MigrateReport& report, std::int64_t begun, st
 }
 
 void Relation::Impl::note_trouble(const Error& error) {
-  Lock l(mutex);
-  const char* state = state_after(error);
-  if (trouble == nullptr || reason != error.line()) log::warning("replication to {}: {}", printable(settings.target), error.line());
-  trouble = state;
-  trouble_exit = error.exit;
-  reason = error.line();
-  ++counts.failures;
-  wake.notify_all();
+  bool news = false;
+  {
+    Lock l(mutex);
+    news = trouble == nullptr || reason != error.line();
+    trouble = state_after(error);
+    trouble_exit = error.exit;
+    reason = error.line();
+    ++counts.failures;
+    wake.notify_all();
+  }
+  // Not under the lock, which the data path takes: the log may lie in the volume.
+  if (news) log::warning("replication to {}: {}", printable(settings.target), error.line());
 }
 
 void Relation::Impl::back_off(const Error& error) {
@@ -296,7 +316,13 @@ void Relation::step_aside(bool aside) {
   impl_->wake.notify_all();
 }
 
-Status Relation::probe(Connector& connector, const Source& identity, const MigrateOptions& options) {
+Status Relation::probe(Connector& connector, const Source& identity, const MigrateOptions& options, double seconds) {
+  std::mutex m;
+  std::condition_variable_any over;
+  std::jthread patience([&](const std::stop_token& stop) {
+    std::unique_lock l(m);
+    if (!over.wait_for(l, stop, std::chrono::duration<double>(seconds), [&] { return stop.stop_requested(); })) connector.interrupt(true);
+  });
   Status s;
   {
     SOMFS_TRY_ASSIGN(auto transport, connector.connect());
@@ -330,9 +356,10 @@ void Relation::pause(bool paused) {
 RelationStatus Relation::status() const {
   RelationStatus s;
   std::uint64_t landed = 0;
-  bool fresh = false;
+  bool fresh = false, partial = false;
   {
     Lock l(impl_->mutex);
+    partial = impl_->trouble != nullptr && impl_->trouble_exit == Exit::partial;
     s = impl_->counts;
     s.decision = impl_->decision;
     s.reason = impl_->reason;
@@ -344,12 +371,12 @@ RelationStatus Relation::status() const {
     else if (!impl_->connected || slow) s.state = "CATCHING-UP";
     else s.state = "SYNCED";
     if (!impl_->connected && s.reason.empty()) s.reason = impl_->paused ? "" : impl_->progress == nullptr ? "connecting" : "comparing with the mirror";
-    if (const Progress* p = impl_->progress; p != nullptr && p->bytes_total != 0)
+    if (const Progress* p = impl_->progress; p != nullptr && impl_->under_way != 0 && p->bytes_total != 0)
       s.percent = std::min(100.0, 100.0 * static_cast<double>(p->bytes) / static_cast<double>(p->bytes_total));
   }
   // Somebody else may have brought it further while this stepped aside.
   s.epoch = landed = std::max(landed, impl_->volume.acknowledged(impl_->settings.target));
-  if (fresh) {
+  if (fresh && !partial) {
     const std::int64_t since = impl_->volume.changed_since_ns(landed);
     s.lag_s = since == 0 ? 0 : std::max(0.0, static_cast<double>(impl_->clock.wall_ns() - since) / 1e9);
   }
@@ -362,12 +389,18 @@ Status Relation::sync(double timeout_s, const std::function<bool()>& give_up) {
     return fail(exit, "not everything is at the mirror", printable(impl_->settings.target), std::move(why), std::move(to_do));
   };
   Lock l(impl_->mutex);
-  const std::uint64_t ticket = ++impl_->sync_wanted;
+  const std::uint64_t ticket = ++impl_->sync_wanted, failures = impl_->counts.failures;
   impl_->wake.notify_all();
+  ++impl_->waiting;
+  struct Waited {
+    unsigned& waiting;
+    ~Waited() { --waiting; }
+  } waited{impl_->waiting};
   while (impl_->sync_done < ticket) {
     if (impl_->stop) return fail(Exit::temporary, "the volume is being unmounted");
     if (impl_->paused) return failed(Exit::lag, "replication is paused", "somfs-ctl resume DIR");
-    if (impl_->trouble != nullptr && impl_->trouble_exit == Exit::person) return failed(Exit::person, impl_->reason, "decide it first");
+    // What was held a moment ago may have been decided: it is asked again first.
+    if (impl_->trouble != nullptr && impl_->trouble_exit == Exit::person && impl_->counts.failures != failures) return failed(Exit::person, impl_->reason, "decide it first");
     const auto now = std::chrono::steady_clock::now();
     if (now >= until)
       return impl_->trouble != nullptr ? failed(impl_->trouble_exit == Exit::link_down ? Exit::link_down : Exit::lag, impl_->reason, {})
@@ -375,6 +408,7 @@ Status Relation::sync(double timeout_s, const std::function<bool()>& give_up) {
     impl_->wake.wait_until(impl_->mutex, std::min(until, now + std::chrono::milliseconds(200)));
     if (give_up && give_up()) return fail(Exit::interrupted, "interrupted");
   }
+  if (impl_->trouble != nullptr && impl_->trouble_exit == Exit::partial) return failed(Exit::partial, impl_->reason, {});
   return {};
 }
 

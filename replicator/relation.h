@@ -32,7 +32,6 @@ class Instant {
   virtual Result<Source> source() = 0;                      // its hooks live as long as this object
   virtual std::uint64_t epoch() const = 0;
   virtual Status acknowledge(const Uuid& mirror, std::uint64_t epoch) = 0;
-  virtual void flag_gap() = 0;                              // the next epoch has to be compared
 };
 
 // The volume as its relations see it. Thread-safe.
@@ -90,8 +89,8 @@ class Relation {
   // While somebody else talks to the mirror. Returns when the conversation is over. Every true is followed by a false.
   void step_aside(bool aside);
   void end();                                               // ends what is under way; the mirror keeps its last epoch
-  // Whether the mirror can be reached and takes this volume.
-  static Status probe(Connector& connector, const Source& identity, const MigrateOptions& options);
+  // Whether the mirror can be reached and takes this volume. After so many seconds the connector is interrupted.
+  static Status probe(Connector& connector, const Source& identity, const MigrateOptions& options, double seconds);
   RelationStatus status() const;
   // Returns when the mirror holds, and shows, everything that had happened when it was called. `give_up` is asked now and then.
   // Paused, or not there in time: Exit::lag, or the exit that says why, with the state.

@@ -78,6 +78,7 @@ Result<bool> attempt(Run& run, const Choice& choice, bool by_path, MigrateReport
   }
   SOMFS_TRY(sent);
   if (dry) return true;
+  if (run.source.incomplete && (!run.skip.empty() || run.any_unreadable())) SOMFS_TRY(run.source.incomplete());
   run.progress.phase = "committing";
   const auto asked = std::chrono::steady_clock::now();
   SOMFS_TRY(run.link.send(MessageType::commit, {}));
@@ -132,7 +133,8 @@ Result<MigrateReport> Session::land(Tree& tree, const Source& asked, const Migra
   if (choice.strategy == Strategy::differential && source.dirty->empty()) {
     // The mirror holds this state already, under the epoch it has: nothing is begun, and nothing need be synced.
     report.epoch = welcome_.epoch;
-    report.bytes_wire = transport_.bytes_sent();
+    const std::uint64_t sent = transport_.bytes_sent() + transport_.bytes_received();
+    report.bytes_wire = sent - std::exchange(counted_, sent);
     return report;
   }
   const bool by_path = choice.strategy == Strategy::gap_scan && (welcome_.foreign_tree || distrust == Distrust::ids);

@@ -35,6 +35,9 @@ struct Source {
   // Where set, asked once it is known what the mirror holds: changes from the end of that epoch to the snapshot. Fills `dirty`. So a
   // run that died between the mirror's commit and this side's note of it costs no comparison.
   std::function<Result<Changes>(std::uint64_t epoch)> dirty_since;
+  // Asked before something is committed that could not be read in full: the next migration to this mirror has to compare, whatever
+  // becomes of this one.
+  std::function<Status()> incomplete;
   bool compare_content = false;                       // the gap is of the kind where sizes and times prove nothing
   std::vector<std::string> excludes;                  // paths relative to the volume's root: that file or subtree
 };
@@ -74,8 +77,8 @@ struct Progress {
   std::atomic<bool> cancelled{false};                 // set by the caller: the run stops with Exit::interrupted
 };
 
-// One conversation over a transport just opened; it is closed at the end. Where files were unreadable the caller must have the next
-// migration to this target compare (Journal::flag_gap): what changed in them is not at the mirror.
+// One conversation over a transport just opened; it is closed at the end. Where files were unreadable the next migration
+// to this target has to compare (Source::incomplete): what changed in them is not at the mirror.
 Result<MigrateReport> migrate(const Source& source, Transport& mirror, const MigrateOptions& options, Progress& progress);
 
 // The same, and where the mirror refuses a differential because it does not know an object (or a comparison because it knows not even

@@ -518,6 +518,23 @@ void Journal::flag_gap(bool content) noexcept {
   impl_->flag_gap(content);
 }
 
+Status Journal::flag_gap_of(const std::string& target) {
+  Lock l(impl_->keep_mu_);
+  if (impl_->closed_) return ended();
+  auto& targets = impl_->state_.targets;
+  if (target.empty() || target.size() > JournalState::kMostName) return fail(Exit::usage, "not a target", printable(target), "its name is empty or too long");
+  if (!targets.contains(target) && targets.size() >= JournalState::kMostTargets)
+    return fail(Exit::configuration, "too many targets", printable(target), {}, "forget one first");
+  KnownTarget& t = targets[target];
+  t.state.target = target;
+  t.state.gap = true;
+  {
+    Lock g(impl_->mu_);
+    t.gap_epoch = impl_->epoch_;
+  }
+  return impl_->write_state();
+}
+
 Status Journal::finish_gap_scan() {
   impl_->make_durable(impl_->last_mark_.load());
   Lock k(impl_->keep_mu_);

@@ -102,6 +102,8 @@ class Journal final : public ChangeSink {
   // Whether what the journal recorded before this start, or marks since, explain that the object's ctime is young.
   bool explains(const ObjectId& object) const;
   void flag_gap(bool content) noexcept;    // all targets must compare at the next migration
+  // That one must, known yet or not: it is about to hold less than the running epoch's beginning. Durable on return.
+  Status flag_gap_of(const std::string& target);
 
   // Snapshot bookkeeping rides in the same state file: an opaque blob owned by the snapshot catalog.
   Status flush();                          // everything appended so far is durable

@@ -40,6 +40,20 @@ for verb in pause resume sync "replicate --stop"; do code_is 1 somfs-ctl $verb "
 code_is 1 somfs-ctl lose "$d"
 [ ! -e "$d/.somfs/relations" ] || same "nothing is stored" yes no
 
+python3 - "$SOMFS_RUN_DIR"/*.sock <<'PY' || failures=$((failures + 1))
+import json, socket, sys
+for what in ({"verb": 5}, {"verb": "sync", "timeout": "x"}, {"verb": "replicate", "target": 5}, {"verb": "replicate", "target": "/x", "rpo": None},
+             {"verb": "pause", "target": []}, {"verb": "snapshot-create", "name": {}}, {"verb": "source-open", "purpose": 1}, [1], "x", None):
+    s = socket.socket(socket.AF_UNIX)
+    s.connect(sys.argv[1])
+    s.sendall(json.dumps(what).encode() + b"\n")
+    s.shutdown(socket.SHUT_WR)
+    answer = s.recv(65536)
+    if isinstance(what, dict) and (not answer or "error" not in json.loads(answer)):
+        sys.exit(f"FAILED: {what} was answered by {answer}")
+PY
+check "the mount lives" somfs-ctl status "$d"
+
 echo "- changes arrive by themselves"
 check "replicates" somfs-ctl replicate "$d" "$m" --json
 same "target" "$(field target <"$scratch/out")" "$m"

@@ -38,6 +38,18 @@ check "mounts again" as_user somfs "$d"
 as_user somfs-ctl migrate "$d" "$m" >"$scratch/out" 2>"$scratch/err"; same "partial" $? 3
 same "the file is named" "$(grep -c closed "$scratch/err")" 1
 same "the others are there" "$(cat "$m/tree/open")" open
+# They stay what is missing, at a mirror that was never complete too.
+for i in 1 2; do as_user somfs-ctl migrate "$d" "$home/never" --quiet 2>/dev/null; same "partial again" $? 3; done
+check "replicates" as_user somfs-ctl replicate "$d" "$home/always" --quiet
+for i in 1 2; do as_user somfs-ctl sync "$d" >/dev/null 2>"$scratch/err"; same "what is missing is told" "$? $(grep -c closed "$scratch/err")" "3 1"; done
+as_user somfs-ctl status "$d" --json >"$scratch/json"
+python3 - "$scratch/json" <<'PY' || failures=$((failures + 1))
+import json, sys
+for m in json.load(open(sys.argv[1]))["volumes"][0]["mirrors"]:
+    if m["target"].endswith("always") and not (m["state"] == "DEGRADED" and m["acked_lag_s"] and "closed" in m["reason"]):
+        sys.exit(f"FAILED: {m}")
+PY
+as_user somfs-ctl replicate "$d" --stop --quiet
 # Nor can they be kept for a snapshot when they go; what else is in it stays.
 check "snapshot" as_user somfs-ctl snapshot create "$d" --name t
 as_user sh -c "rm -f $d/closed; echo later >$d/open"

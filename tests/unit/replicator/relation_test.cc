@@ -83,7 +83,6 @@ class Live final : public Replicated {
       live_.acked = std::max(live_.acked.load(), epoch);
       return {};
     }
-    void flag_gap() override {}
 
    private:
     Live& live_;
