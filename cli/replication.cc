@@ -14,6 +14,7 @@ namespace somfs::cli {
 namespace {
 
 constexpr std::size_t kMostRelations = 16;
+constexpr const char *kReplicate = "replicate-", *kLose = "lose-";   // how the names of our snapshots begin
 constexpr double kProbeSeconds = 30;
 
 Result<replicator::Pacing> pacing_of(const std::string& text) {
@@ -69,7 +70,7 @@ class Moment {
  public:
   static Result<std::unique_ptr<Moment>> cut(const Replication::Parts& parts, const char* purpose, std::uint64_t number, bool flush) {
     snapshot::SnapshotInfo info;
-    info.name = purpose + ("-" + std::to_string(::getpid())) + "-" + std::to_string(number);
+    info.name = purpose + std::to_string(::getpid()) + "-" + std::to_string(number);
     info.for_migration = true;
     info.expires_ns = parts.clock.wall_ns() + static_cast<std::int64_t>(parts.config.expire_s * 1e9);
     const std::string name = info.name;
@@ -104,7 +105,7 @@ class Replication::OneInstant final : public replicator::Instant {
     auto made = std::make_unique<OneInstant>(all.parts_, target);
     made->hold_ = all.parts_.locks.take(target);
     if (!made->hold_) return fail(Exit::locked, "another run is under way to", printable(target));
-    SOMFS_TRY_ASSIGN(made->moment_, Moment::cut(all.parts_, "replicate", number, flush));
+    SOMFS_TRY_ASSIGN(made->moment_, Moment::cut(all.parts_, kReplicate, number, flush));
     made->tree_ = replicator::tree_of(made->moment_->view());
     made->identity_ = all.identity();
     return made;
@@ -198,7 +199,8 @@ Result<replicator::RelationSettings> Replication::settings_of(const Json& stored
 Status Replication::start(const Json& stored, bool probe) {
   SOMFS_TRY_ASSIGN(auto settings, settings_of(stored));
   SOMFS_TRY_ASSIGN(Target target, parse_target(settings.target));
-  if (probe) SOMFS_TRY(refuse_overlap(target, parts_.dir, parts_.mountpoint));   // else before the mount serves: it would wait for it
+  // Once is enough; at a start the mount does not serve yet, and looking at it would wait for ever.
+  if (probe) SOMFS_TRY(refuse_overlap(target, parts_.dir, parts_.mountpoint));
   settings.target = target.text;
   settings.options.volume_name = target.volume;
   std::shared_ptr<replicator::Relation> before;   // ends without the lock, which its end may wait for
@@ -249,6 +251,9 @@ Status Replication::store_all() {
 }
 
 Status Replication::open() {
+  // What a process that was killed was reading nobody reads any more.
+  for (const auto& s : parts_.store.list())
+    if (s.for_migration && (s.name.starts_with(kReplicate) || s.name.starts_with(kLose))) (void)parts_.store.remove(s.name);
   auto text = read_file(parts_.own_fd, "relations", 1u << 20);
   if (!text) return text.error().sys == ENOENT ? Status() : pass_on(std::move(text).error());
   const Json stored = Json::parse(*text, nullptr, false);
@@ -353,7 +358,7 @@ Result<Json> Replication::lose(const Json& request) {
     targets.push_back(t->target);
   }
   if (targets.empty()) return fail(Exit::usage, "no mirror holds anything of", printable(parts_.dir), {}, "everything would be lost: somfs-ctl migrate or replicate first");
-  SOMFS_TRY_ASSIGN(auto moment, Moment::cut(parts_, "lose", ++cuts_, false));
+  SOMFS_TRY_ASSIGN(auto moment, Moment::cut(parts_, kLose, ++cuts_, false));
   snapshot::View& view = moment->view();
   Json list = Json::array();
   for (const std::string& target : targets) {

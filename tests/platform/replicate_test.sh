@@ -193,6 +193,8 @@ for i in $(seq "$rounds"); do
     if ! somfs-ctl status "$d" >/dev/null 2>&1; then
         wait "$writer" 2>/dev/null
         check "mounts again" somfs "$d"
+        check "lists" somfs-ctl snapshot list "$d"
+        same "snapshots of the one that was killed" "$(grep -c "replicate-$pid-" "$scratch/out")" 0
         write "$i"
     fi
     check "goes on" somfs-ctl replicate "$d" "$m" --quiet
