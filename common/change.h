@@ -73,15 +73,28 @@ class DirtySource {
   virtual void collect(const std::function<void(const Item&)>& take) = 0;
 };
 
+// Whether mutations were held, and if not, why.
+struct Held {
+  enum Why {
+    held,
+    in_flight,  // some that ran already did not end in time
+    too_long,   // the bound on the time passed
+    too_many,   // the bound on what waits was reached
+    ending,     // the volume ends, and lets everything go
+    other       // somebody else holds or held them
+  } why = held;
+  explicit operator bool() const { return why == held; }
+};
+
 // Stops and releases mutations. Not tied to the FUSE gate.
 class Freezer {
  public:
   virtual ~Freezer() = default;
-  // Closes and waits until no mutation is half done. False: `drain_ms` passed, or the byte bound was hit, and it is open again.
-  // It opens by itself `hold_ms` after closing, whatever the caller does.
-  virtual bool freeze(unsigned drain_ms, unsigned hold_ms) = 0;
-  // Opens; parked operations go on in order. Returns false when it had opened by itself before (the cut did not hold).
-  virtual bool thaw() = 0;
+  // Closes and waits until no mutation is half done. Not held: it is open again. It opens by itself `hold_ms` after closing,
+  // whatever the caller does.
+  virtual Held freeze(unsigned drain_ms, unsigned hold_ms) = 0;
+  // Opens; parked operations go on in order. Not held: it had opened by itself before (the cut did not hold).
+  virtual Held thaw() = 0;
 };
 
 // Keeps what is about to be overwritten, for the newest snapshot. The caller holds the object's lock, or the namespace lock

@@ -101,23 +101,23 @@ void Gate::run_taken(fq_entry* entry) {
 
 void Gate::leave() {
   Lock l(mutex_);
-  if (fq_leave(&queue_) || (settling_ && queue_.in_flight == 0)) changed_.notify_all();
+  if (fq_leave(&queue_) || (ending_ && queue_.in_flight == 0)) changed_.notify_all();
 }
 
 void Gate::settle() {
-  thaw();
   Lock l(mutex_);
-  settling_ = true;
+  ending_ = true;
+  open();
   while (queue_.state != FQ_OPEN || queue_.in_flight != 0) changed_.wait(mutex_);
-  settling_ = false;
 }
 
-bool Gate::freeze(unsigned drain_ms, unsigned hold_ms) {
+Held Gate::freeze(unsigned drain_ms, unsigned hold_ms) {
   Lock l(mutex_);
+  if (ending_) return {Held::ending};
   const std::int64_t drain_by = clock_.mono_ns() + drain_ms * kMs;
   while (queue_.state == FQ_DRAINING && clock_.mono_ns() < drain_by) wait_until(drain_by);
   const std::int64_t now = clock_.mono_ns();
-  if (!fq_close(&queue_, drain_by, now + hold_ms * kMs)) return false;
+  if (!fq_close(&queue_, drain_by, now + hold_ms * kMs)) return {queue_.state == FQ_DRAINING ? Held::in_flight : Held::other};
   closed_at_ = now;
   const std::uint64_t mine = ++closes_;
   changed_.notify_all();  // the timer has a deadline now
@@ -125,17 +125,34 @@ bool Gate::freeze(unsigned drain_ms, unsigned hold_ms) {
     look_at_clock();
     if (queue_.state == FQ_CLOSING) wait_until(fq_next_deadline(&queue_));
   }
-  return queue_.state == FQ_FROZEN && closes_ == mine;
+  if (queue_.state == FQ_FROZEN && closes_ == mine) return {};
+  return {closes_ == mine ? why_not() : Held::other};
 }
 
-bool Gate::thaw() {
+Held Gate::thaw() {
   Lock l(mutex_);
+  return {open() ? Held::held : why_not()};
+}
+
+bool Gate::open() {
   look_at_clock();
   const bool closed = queue_.state == FQ_CLOSING || queue_.state == FQ_FROZEN;
   const bool held = fq_open(&queue_);
   if (closed) opened();
   if (held) stats_.freezes++;
   return held;
+}
+
+// Of a queue that was opened by something else than its owner.
+Held::Why Gate::why_not() const {
+  switch (queue_.reason) {
+    case FQ_DRAIN: return Held::in_flight;
+    case FQ_HOLD: return Held::too_long;
+    case FQ_FULL: return Held::too_many;
+    case FQ_ASKED:
+    case FQ_NEVER: break;
+  }
+  return ending_ ? Held::ending : Held::other;
 }
 
 // The queue has just left the closed states.

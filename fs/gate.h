@@ -48,12 +48,12 @@ class Gate final : public Admission, public Freezer {
   // the oldest one in its place. `own` may also have been called when `go` in the end runs at once.
   void pass(std::size_t bytes, const std::function<void()>& own, std::function<void()> go) override EXCLUDES(mutex_);
 
-  // Freezer. A freeze that comes while another one is closed gets false at once; one that comes while parked operations are
+  // Freezer. A freeze that comes while another one is closed is refused at once; one that comes while parked operations are
   // being released waits for their end, within drain_ms.
-  bool freeze(unsigned drain_ms, unsigned hold_ms) override EXCLUDES(mutex_);
-  bool thaw() override EXCLUDES(mutex_);
+  Held freeze(unsigned drain_ms, unsigned hold_ms) override EXCLUDES(mutex_);
+  Held thaw() override EXCLUDES(mutex_);
 
-  // Opens and waits until nothing runs or is parked. For the end, when nothing more arrives.
+  // Opens and waits until nothing runs or is parked. For the end, when nothing more arrives: from now on nothing is held.
   void settle() EXCLUDES(mutex_);
 
   Stats stats() const EXCLUDES(mutex_);
@@ -68,7 +68,9 @@ class Gate final : public Admission, public Freezer {
   };
   void run_taken(fq_entry* entry) EXCLUDES(mutex_);
   void leave() EXCLUDES(mutex_);
+  bool open() REQUIRES(mutex_);
   void opened() REQUIRES(mutex_);
+  Held::Why why_not() const REQUIRES(mutex_);
   void look_at_clock() REQUIRES(mutex_);
   void wait_until(std::int64_t mono_ns) REQUIRES(mutex_);
   void timer_loop() EXCLUDES(mutex_);
@@ -84,7 +86,7 @@ class Gate final : public Admission, public Freezer {
   std::int64_t closed_at_ GUARDED_BY(mutex_) = 0;
   std::uint64_t closes_ GUARDED_BY(mutex_) = 0;          // how often it was closed: knows one freeze from the next
   std::vector<std::int64_t> started_ GUARDED_BY(mutex_);  // per release thread: when it began its operation; INT64_MIN: idle
-  bool settling_ GUARDED_BY(mutex_) = false;             // somebody waits for the last operation in flight
+  bool ending_ GUARDED_BY(mutex_) = false;               // somebody waits, or waited, for the last operation in flight
   bool stop_ GUARDED_BY(mutex_) = false;
 
   std::vector<std::jthread> threads_;

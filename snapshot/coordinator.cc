@@ -125,6 +125,21 @@ WriterReport ask(const std::shared_ptr<Slot>& slot, const CutRequest& request, s
   return report;
 }
 
+tl::unexpected<Error> not_held(const CutRequest& request, Held::Why why) {
+  const auto veto = [&](std::string reason) {
+    return fail(Exit::veto, "cannot take snapshot", request.name, std::move(reason), "try again when the volume is less busy");
+  };
+  switch (why) {
+    case Held::in_flight: return veto("operations in progress did not end within " + std::to_string(request.drain_ms) + " ms");
+    case Held::too_long: return veto("it was not complete when operations had waited for " + std::to_string(request.hold_ms) + " ms");
+    case Held::too_many: return veto("it was not complete when too many operations waited");
+    case Held::ending: return fail(Exit::temporary, "cannot take snapshot", request.name, "the mount is ending", "mount the volume and run it again");
+    case Held::held:
+    case Held::other: break;
+  }
+  return veto("operations are held for another one");
+}
+
 }  // namespace
 
 struct Coordinator::Impl {
@@ -289,10 +304,7 @@ Status Coordinator::Impl::make_cut(const CutRequest& request, CutReport& report)
 
   enter("frozen");
   const std::int64_t closed = clock.mono_ns();
-  if (!freezer.freeze(request.drain_ms, request.hold_ms))
-    return fail(Exit::veto, "cannot take snapshot", request.name,
-                "operations in progress did not end within " + std::to_string(request.drain_ms) + " ms, or too many waited",
-                "try again when the volume is less busy");
+  if (const Held frozen = freezer.freeze(request.drain_ms, request.hold_ms); !frozen) return not_held(request, frozen.why);
   Status done;
   try {
     report.epoch = actions.rotate();
@@ -300,16 +312,13 @@ Status Coordinator::Impl::make_cut(const CutRequest& request, CutReport& report)
   } catch (...) {
     done = fail(Exit::temporary, "cannot take snapshot", request.name, reason_of(std::current_exception()));
   }
-  const bool held = freezer.thaw();
+  const Held held = freezer.thaw();
   report.freeze_ms = ms_between(closed, clock.mono_ns());
   {
     Lock l(mutex);
     freezes.add(report.freeze_ms);
   }
-  if (done && !held)
-    return fail(Exit::veto, "cannot take snapshot", request.name,
-                "operations were released before it was complete: it took longer than " + std::to_string(request.hold_ms) +
-                    " ms, or too many waited", "try again when the volume is less busy");
+  if (done && !held) return not_held(request, held.why);
   return done;
 }
 

@@ -137,7 +137,7 @@ TEST(Gate, AnOperationThatDoesNotEndFailsTheFreezeAndReopens) {
   Record order;
   std::thread op([&] { gate.pass(1, kNothing, [&] { door.walk_through(); }); });
   door.wait_for_arrival();
-  std::thread freezer([&] { EXPECT_FALSE(gate.freeze(500, 1000)); });
+  std::thread freezer([&] { EXPECT_EQ(gate.freeze(500, 1000).why, Held::in_flight); });
   while (std::string(gate.stats().state) != "closing") std::this_thread::yield();
   gate.pass(1, kNothing, [&] { order.add(1); });
   clock.advance_ms(500);
@@ -166,7 +166,7 @@ TEST(Gate, OpensByItselfWhenItsOwnerIsGone) {
   EXPECT_EQ(gate.stats().hold_timeouts, 1u);
   EXPECT_EQ(gate.stats().freezes, 0u);
   EXPECT_DOUBLE_EQ(gate.stats().last_closed_ms, 1000.0);
-  EXPECT_FALSE(gate.thaw()) << "the cut did not hold, and the owner has to hear it";
+  EXPECT_EQ(gate.thaw().why, Held::too_long) << "the cut did not hold, and the owner has to hear it";
 }
 
 TEST(Gate, AThawThatComesTooLateIsToldSoEvenBeforeTheTimerRan) {
@@ -174,7 +174,7 @@ TEST(Gate, AThawThatComesTooLateIsToldSoEvenBeforeTheTimerRan) {
   Gate gate(clock);
   ASSERT_TRUE(gate.freeze(500, 1000));
   clock.advance_ms(1000);
-  EXPECT_FALSE(gate.thaw());
+  EXPECT_EQ(gate.thaw().why, Held::too_long);
 }
 
 TEST(Gate, TheByteBoundOpensIt) {
@@ -184,7 +184,7 @@ TEST(Gate, TheByteBoundOpensIt) {
   ASSERT_TRUE(gate.freeze(1000, 60'000));
   for (int i = 0; i < 20; ++i) gate.pass(1000, kNothing, [&, i] { order.add(i); });
   order.wait_for(20);
-  EXPECT_FALSE(gate.thaw());
+  EXPECT_EQ(gate.thaw().why, Held::too_many);
   EXPECT_EQ(gate.stats().overflows, 1u);
   EXPECT_LT(gate.stats().most_parked_bytes, 12'000u);
 }
@@ -193,7 +193,7 @@ TEST(Gate, OneFreezeAtATime) {
   SystemClock clock;
   Gate gate(clock);
   ASSERT_TRUE(gate.freeze(1000, 60'000));
-  EXPECT_FALSE(gate.freeze(1000, 60'000));
+  EXPECT_EQ(gate.freeze(1000, 60'000).why, Held::other);
   EXPECT_TRUE(gate.thaw());
 }
 
@@ -299,7 +299,7 @@ TEST(Gate, SettleWaitsForWhatIsParkedAndWhatRuns) {
     });
   });
   door.wait_for_arrival();
-  std::jthread freezer([&] { EXPECT_FALSE(gate.freeze(1000, 1000)); });
+  std::jthread freezer([&] { EXPECT_EQ(gate.freeze(1000, 1000).why, Held::ending); });
   while (std::string(gate.stats().state) != "closing") std::this_thread::yield();
   gate.pass(1, [] {}, [&] {
     ++done;
@@ -309,6 +309,18 @@ TEST(Gate, SettleWaitsForWhatIsParkedAndWhatRuns) {
   gate.settle();
   EXPECT_EQ(done, 2);
   EXPECT_TRUE(gate.idle());
+  EXPECT_EQ(gate.freeze(1000, 1000).why, Held::ending) << "it was the end";
+}
+
+TEST(Gate, TheEndLetsGoOfWhatIsHeld) {
+  SystemClock clock;
+  Gate gate(clock);
+  ASSERT_TRUE(gate.freeze(1000, 60'000));
+  Record order;
+  gate.pass(1, kNothing, [&] { order.add(1); });
+  gate.settle();
+  EXPECT_EQ(order.size(), 1u);
+  EXPECT_EQ(gate.thaw().why, Held::ending);
 }
 
 }  // namespace

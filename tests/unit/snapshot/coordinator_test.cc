@@ -20,17 +20,18 @@ using Answer = WriterReport::Answer;
 class FakeFreezer final : public Freezer {
  public:
   bool can_freeze = true, holds = true;
+  Held::Why why = Held::too_long;
   bool closed = false;
   int freezes = 0, thaws = 0;
-  bool freeze(unsigned, unsigned) override {
+  Held freeze(unsigned, unsigned) override {
     ++freezes;
     closed = can_freeze;
-    return can_freeze;
+    return {can_freeze ? Held::held : why};
   }
-  bool thaw() override {
+  Held thaw() override {
     ++thaws;
     closed = false;
-    return holds;
+    return {holds ? Held::held : why};
   }
 };
 
@@ -226,9 +227,24 @@ TEST(Coordinator, AFreezeThatDidNotHoldMeansNoSnapshot) {
   auto r = s.cut();
   ASSERT_FALSE(r);
   EXPECT_EQ(r.error().exit, Exit::veto);
+  EXPECT_NE(r.error().line().find("1000 ms"), std::string::npos) << r.error().line();
   EXPECT_EQ(s.taken, 1);
   EXPECT_EQ(s.cancelled, 1);
   EXPECT_FALSE(s.writers[0]->took_place);
+}
+
+TEST(Coordinator, AnEndingMountIsNotCalledABusyOne) {
+  for (const bool frozen : {false, true}) {
+    Scene s({Mood::ready});
+    s.freezer.can_freeze = frozen;
+    s.freezer.holds = false;
+    s.freezer.why = Held::ending;
+    auto r = s.cut();
+    ASSERT_FALSE(r);
+    EXPECT_EQ(r.error().exit, Exit::temporary);
+    EXPECT_NE(r.error().line().find("the mount is ending"), std::string::npos) << r.error().line();
+    EXPECT_EQ(s.cancelled, 1);
+  }
 }
 
 TEST(Coordinator, AQuietVolumeIsNotFrozen) {
