@@ -21,6 +21,10 @@
 namespace somfs::cli {
 namespace {
 
+constexpr const char* kPipelines = "auto, serial, fine, threaded or hybrid is expected";
+constexpr const char* kCodecs = "snappy, lz4, zstd or none is expected";
+constexpr unsigned kMostThreads = 64;   // of a lane
+
 // Reads a table's keys one by one; what was never asked for is an unknown key.
 class Section {
  public:
@@ -212,7 +216,14 @@ Result<Config> parse_config(const std::string& text, const std::string& file) {
   Section migrate(root["migrate"].as_table(), "migrate", file);
   SOMFS_TRY(migrate.text("target", &c.target));
   SOMFS_TRY(migrate.share("brake", &c.brake));
-  SOMFS_TRY(migrate.quantity("bwlimit", &c.bwlimit, parse_bytes));
+  SOMFS_TRY(migrate.quantity("bwlimit", &c.link.bwlimit, parse_bytes));
+  std::string pipeline, compress;
+  SOMFS_TRY(migrate.text("pipeline", &pipeline));
+  SOMFS_TRY(migrate.text("compress", &compress));
+  if (!pipeline.empty() && !replicator::pipeline_mode(pipeline)) return migrate.wrong("pipeline", kPipelines);
+  if (!compress.empty() && !replicator::codec_named(compress)) return migrate.wrong("compress", kCodecs);
+  SOMFS_TRY_ASSIGN(c.link, link_settings(c, pipeline, compress));
+  SOMFS_TRY(migrate.count("threads", &c.link.threads, kMostThreads));
   SOMFS_TRY(migrate.done());
 
   if (const toml::array* writers = root["writer"].as_array()) {
@@ -228,6 +239,21 @@ Result<Config> parse_config(const std::string& text, const std::string& file) {
   return c;
 }
 
+Result<replicator::StreamSettings> link_settings(const Config& config, const std::string& pipeline, const std::string& compress) {
+  replicator::StreamSettings link = config.link;
+  if (!pipeline.empty()) {
+    const auto mode = replicator::pipeline_mode(pipeline);
+    if (!mode) return fail(Exit::usage, "no such pipeline", printable(pipeline), kPipelines);
+    link.sending = *mode;
+  }
+  if (!compress.empty()) {
+    const auto codec = replicator::codec_named(compress);
+    if (!codec) return fail(Exit::usage, "no such compression", printable(compress), kCodecs);
+    link.codec = *codec;
+  }
+  return link;
+}
+
 Result<Config> load_config(const std::string& file) {
   SOMFS_TRY_ASSIGN(const std::string text, read_config(file));
   return parse_config(text, file);
@@ -241,6 +267,14 @@ Result<MirrordConfig> parse_mirrord_config(const std::string& text, const std::s
   SOMFS_TRY(daemon.text("store", &c.store));
   SOMFS_TRY(daemon.text("log", &c.log));
   SOMFS_TRY(daemon.text("user", &c.user));
+  std::string pipeline;
+  SOMFS_TRY(daemon.text("pipeline", &pipeline));
+  if (!pipeline.empty()) {
+    const auto mode = replicator::pipeline_mode(pipeline);
+    if (!mode) return daemon.wrong("pipeline", kPipelines);
+    c.pipeline = *mode;
+  }
+  SOMFS_TRY(daemon.count("threads", &c.threads, kMostThreads));
   SOMFS_TRY(daemon.done());
   Section limits(root["limits"].as_table(), "limits", file);
   SOMFS_TRY(limits.count("connections", &c.connections, 4096));

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/result.h"
+#include "replicator/wire.h"
 
 namespace somfs::cli {
 
@@ -31,13 +32,15 @@ struct Config {
   std::uint64_t journal_memory = 64u << 20; // [journal] memory: the dirty set degrades beyond it
   std::string target;                // [migrate] target
   double brake = 0.5;                // [migrate] brake
-  std::uint64_t bwlimit = 0;         // [migrate] bwlimit
+  replicator::StreamSettings link{.sending = replicator::PipelineMode::automatic};   // [migrate] bwlimit, compress, pipeline, threads
   std::vector<WriterConfig> writers; // [[writer]], numbered names where there are several of a type
 
   // Bytes to keep free on a file system of `total` bytes.
   std::uint64_t reserve_bytes(std::uint64_t total) const;
 };
 
+// Those of the configuration, but for what is not empty here.
+Result<replicator::StreamSettings> link_settings(const Config& config, const std::string& pipeline, const std::string& compress);
 Result<Config> parse_config(const std::string& text, const std::string& file);
 // The file must belong to root or to whoever runs this, and be writable by nobody else: it names programs that are run.
 Result<Config> load_config(const std::string& file);
@@ -49,6 +52,8 @@ std::string default_config_file(const std::string& dir);
 struct MirrordConfig {
   std::string listen, store, log;          // [mirrord]
   std::string user;                        // [mirrord] user: whose rights workers have
+  replicator::PipelineMode pipeline = replicator::PipelineMode::automatic;   // [mirrord] pipeline, threads
+  unsigned threads = 0;
   unsigned connections = 256, handshakes = 32;   // [limits]
   double handshake_s = 10;
 };

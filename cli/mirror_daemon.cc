@@ -134,14 +134,14 @@ struct MirrorDaemon::Guest {
   std::thread thread;
 };
 
-MirrorDaemon::MirrorDaemon(std::string store, MirrorKeys keys, Fd empty, std::vector<Fd> listeners, const WorkerUser& user, const Limits& limits)
-    : store_(std::move(store)), limits_(limits), user_(user), keys_(std::move(keys)), empty_(std::move(empty)), listeners_(std::move(listeners)),
+MirrorDaemon::MirrorDaemon(std::string store, MirrorKeys keys, Fd empty, std::vector<Fd> listeners, const WorkerSettings& workers, const Limits& limits)
+    : store_(std::move(store)), limits_(limits), workers_(workers), keys_(std::move(keys)), empty_(std::move(empty)), listeners_(std::move(listeners)),
       wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
-Result<std::unique_ptr<MirrorDaemon>> MirrorDaemon::make(const std::string& store, std::vector<Fd> listeners, const WorkerUser& user, const Limits& limits) {
+Result<std::unique_ptr<MirrorDaemon>> MirrorDaemon::make(const std::string& store, std::vector<Fd> listeners, const WorkerSettings& workers, const Limits& limits) {
   SOMFS_TRY_ASSIGN(MirrorKeys keys, MirrorKeys::open(store));
   SOMFS_TRY_ASSIGN(Fd empty, keys.empty_directory());
-  return std::unique_ptr<MirrorDaemon>(new MirrorDaemon(store, std::move(keys), std::move(empty), std::move(listeners), user, limits));
+  return std::unique_ptr<MirrorDaemon>(new MirrorDaemon(store, std::move(keys), std::move(empty), std::move(listeners), workers, limits));
 }
 
 MirrorDaemon::~MirrorDaemon() { let_go(true); }
@@ -236,7 +236,7 @@ Status MirrorDaemon::attend(Guest& guest, bool& stranger) {
   if (p[1].revents != 0) return {};
   char first;
   if (::recv(guest.caller.get(), &first, 1, MSG_PEEK | MSG_DONTWAIT) <= 0) return fail(Exit::link_down, "the caller went away without a word");
-  SOMFS_TRY_ASSIGN(Worker worker, Worker::start(guest.caller, guest.theirs, empty_, user_, guest.name));
+  SOMFS_TRY_ASSIGN(Worker worker, Worker::start(guest.caller, guest.theirs, empty_, workers_, guest.name));
   guest.caller.reset();   // with the worker goes the connection
   guest.theirs.reset();
   Status done = converse(guest, stranger);
@@ -276,7 +276,7 @@ Status MirrorDaemon::converse(Guest& guest, bool& stranger) {
   stranger = false;
   --strangers_;
   const int socket = guest.ours.release();
-  auto transport = replicator::make_stream(socket, socket, replicator::stored_framing());
+  auto transport = replicator::make_stream(socket, socket, replicator::stored_framing(), {.sending = replicator::PipelineMode::serial});
   if (caller.pairs()) {
     log::info("{}: paired, fingerprint {}", guest.name, replicator::fingerprint(caller.peer()));
     return transport->send({replicator::MessageType::bye, {}});

@@ -52,7 +52,7 @@ class MirrorDaemon {
     double handshake_s = 10;
   };
 
-  static Result<std::unique_ptr<MirrorDaemon>> make(const std::string& store, std::vector<Fd> listeners, const WorkerUser& user, const Limits& limits);
+  static Result<std::unique_ptr<MirrorDaemon>> make(const std::string& store, std::vector<Fd> listeners, const WorkerSettings& workers, const Limits& limits);
   ~MirrorDaemon();
   // Until stop(), which may come from any thread. Conversations under way are ended. `tell`: how many callers there are, when that changes.
   Status run(const std::function<void(std::size_t callers)>& tell);
@@ -60,7 +60,7 @@ class MirrorDaemon {
 
  private:
   struct Guest;
-  MirrorDaemon(std::string store, MirrorKeys keys, Fd empty, std::vector<Fd> listeners, const WorkerUser& user, const Limits& limits);
+  MirrorDaemon(std::string store, MirrorKeys keys, Fd empty, std::vector<Fd> listeners, const WorkerSettings& workers, const Limits& limits);
   void welcome(Fd caller);
   void serve(Guest& guest);
   Status attend(Guest& guest, bool& stranger);                         // `stranger`: until the handshake is over
@@ -70,7 +70,7 @@ class MirrorDaemon {
 
   const std::string store_;
   const Limits limits_;
-  const WorkerUser user_;
+  const WorkerSettings workers_;
   const MirrorKeys keys_;
   const Fd empty_;
   const std::vector<Fd> listeners_;

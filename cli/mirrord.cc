@@ -41,28 +41,34 @@ Status serve_stdio(const Arguments& a) {
   int out = ::fcntl(1, F_DUPFD_CLOEXEC, 3), in = ::fcntl(0, F_DUPFD_CLOEXEC, 3);
   int null = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
   if (out < 0 || in < 0 || null < 0 || ::dup2(2, 1) < 0 || ::dup2(null, 0) < 0) return fail_errno("cannot set up standard input and output");
-  auto transport = replicator::make_stream(in, out);
+  auto transport = replicator::make_stream(in, out, {.receiving = replicator::PipelineMode::automatic});
   auto mode = a.create ? replicator::Mirror::Mode::create : replicator::Mirror::Mode::existing;
   Status served = replicator::serve(*transport, [&](const replicator::Hello&) { return replicator::Mirror::open(a.store, mode); });
   transport->close();
   return served;
 }
 
-Result<WorkerUser> worker_user(const std::string& wanted) {
+Result<WorkerSettings> worker_settings(const MirrordConfig& config) {
+  WorkerSettings settings;
+  settings.pipeline = config.pipeline;
+  settings.threads = config.threads;
+  const std::string& wanted = config.user;
   const std::string name = wanted.empty() ? "somfs" : wanted;
   errno = 0;
   if (const passwd* p = ::getpwnam(name.c_str())) {
     if (p->pw_uid == 0) return fail(Exit::configuration, "workers cannot be root", printable(name));
-    return WorkerUser{p->pw_uid, p->pw_gid};
+    settings.uid = p->pw_uid;
+    settings.gid = p->pw_gid;
+    return settings;
   }
   if (!wanted.empty()) return fail(Exit::configuration, "no such user", printable(wanted), "workers of the mirror daemon are to be this one");
-  return WorkerUser{};   // nobody
+  return settings;   // nobody
 }
 
 Status listen(const Arguments& a, const MirrordConfig& config) {
   SOMFS_TRY_ASSIGN(ServiceManager manager, ServiceManager::from_environment());
   log::open(a.log_file, log::Level::info);
-  SOMFS_TRY_ASSIGN(const WorkerUser user, worker_user(config.user));
+  SOMFS_TRY_ASSIGN(const WorkerSettings workers, worker_settings(config));
   std::vector<Fd> listeners = std::move(manager.sockets);
   if (listeners.empty()) {
     if (a.listen.empty()) return fail(Exit::usage, "no address to listen on");
@@ -72,7 +78,7 @@ Status listen(const Arguments& a, const MirrordConfig& config) {
   }
   const int port = replicator::bound_port(listeners.front().get());
   const MirrorDaemon::Limits limits{config.connections, config.handshakes, config.handshake_s};
-  SOMFS_TRY_ASSIGN(auto daemon, MirrorDaemon::make(a.store, std::move(listeners), user, limits));
+  SOMFS_TRY_ASSIGN(auto daemon, MirrorDaemon::make(a.store, std::move(listeners), workers, limits));
   Interrupt interrupt([&] {
     manager.tell("STOPPING=1\nSTATUS=ending conversations");
     daemon->stop();

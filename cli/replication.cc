@@ -25,10 +25,10 @@ Result<replicator::Pacing> pacing_of(const std::string& text) {
 
 class TargetConnector final : public replicator::Connector {
  public:
-  explicit TargetConnector(Target target, std::uint64_t bwlimit) : target_(std::move(target)), bwlimit_(bwlimit) {}
+  TargetConnector(Target target, const replicator::StreamSettings& link) : target_(std::move(target)), settings_(link) {}
 
   Result<std::unique_ptr<replicator::Transport>> connect() override {
-    auto link = std::make_unique<MirrorLink>(target_, MirrorLink::Missing::make, bwlimit_);
+    auto link = std::make_unique<MirrorLink>(target_, MirrorLink::Missing::make, settings_);
     MirrorLink* fresh = link.get();
     {
       Lock l(mutex_);
@@ -53,14 +53,22 @@ class TargetConnector final : public replicator::Connector {
 
  private:
   const Target target_;
-  const std::uint64_t bwlimit_;
+  const replicator::StreamSettings settings_;
   Mutex mutex_;
   std::unique_ptr<MirrorLink> link_ GUARDED_BY(mutex_);
   bool interrupted_ GUARDED_BY(mutex_) = false;
 };
 
-Json pipeline_json(const Json& stored, const replicator::RelationStatus& s) {
-  return {{"mode", stored.value("mode", "async")}, {"pipeline", "serial"}, {"pacing", stored.value("pacing", "bottleneck")},
+// Of the last group.
+Json stages_json(const replicator::StageTimes& times) {
+  Json j = Json::object();
+  for (std::size_t i = 0; i < replicator::kStages; ++i) j[replicator::name_of(static_cast<replicator::Stage>(i))] = times[i];
+  return j;
+}
+
+Json pipeline_json(const Json& stored, const replicator::RelationStatus& s, const replicator::StreamSettings& link) {
+  return {{"mode", stored.value("mode", "async")}, {"pipeline", replicator::name_of(link.sending)}, {"compress", replicator::name_of(link.codec)},
+          {"stages_s", stages_json(s.times)}, {"bottleneck", replicator::name_of(s.decision.bottleneck)}, {"pacing", stored.value("pacing", "bottleneck")},
           {"interval_s", s.decision.interval_s}, {"pace", s.decision.reason()}, {"groups", s.groups}, {"bytes", s.bytes}, {"bytes_wire", s.bytes_wire},
           {"source_s", s.sent_s}, {"mirror_s", s.committed_s}, {"failures", s.failures}};
 }
@@ -179,14 +187,14 @@ std::int64_t Replication::changed_since_ns(std::uint64_t epoch) const { return p
 Result<replicator::RelationSettings> Replication::settings_of(const Json& stored) const {
   replicator::RelationSettings s;
   s.target = stored.value("target", "");
-  const std::string mode = stored.value("mode", "async"), pipeline = stored.value("pipeline", "auto");
+  const std::string mode = stored.value("mode", "async"), pipeline = stored.value("pipeline", "");
   if (mode != "async") return fail(Exit::usage, "replication in mode " + printable(mode) + " is not in this version", {}, {}, "use --mode async");
-  if (pipeline != "auto" && pipeline != "serial")
-    return fail(Exit::usage, "the pipeline " + printable(pipeline) + " is not in this version", {}, {}, "use --pipeline serial");
+  SOMFS_TRY_ASSIGN(const auto link, link_settings(parts_.config, pipeline, stored.value("compress", "")));
   SOMFS_TRY_ASSIGN(s.pace.pacing, pacing_of(stored.value("pacing", "bottleneck")));
   // Every group costs some flushes on both sides: more than fifty a second, or all of a disk's time, would be felt by the application.
   s.pace.min_s = 0.02;
   s.pace.share = 0.5;
+  s.pace.lanes = replicator::lanes_of(link.sending);
   s.pace.rpo_s = stored.value("rpo", 0.0);
   if (const std::string wrong = s.pace.problem(); !wrong.empty()) return fail(Exit::usage, "cannot replicate like that:", wrong);
   s.options.brake_share = parts_.config.brake;
@@ -210,7 +218,8 @@ Status Replication::start(const Json& stored, bool probe) {
     else if (relations_.size() >= kMostRelations) return fail(Exit::usage, "too many relations", {}, {}, "stop one first");
   }
   if (before) before->end();
-  auto connector = std::make_unique<TargetConnector>(target, parts_.config.bwlimit);
+  SOMFS_TRY_ASSIGN(const auto link, link_settings(parts_.config, stored.value("pipeline", ""), stored.value("compress", "")));
+  auto connector = std::make_unique<TargetConnector>(target, link);
   Status reached;
   if (probe) {
     {
@@ -299,7 +308,7 @@ Result<std::map<std::string, std::shared_ptr<replicator::Relation>>> Replication
 
 Result<Json> Replication::replicate(const Json& request) {
   Lock one(changing_);
-  Json stored{{"target", request.value("target", "")}, {"mode", request.value("mode", "async")}, {"pipeline", request.value("pipeline", "auto")},
+  Json stored{{"target", request.value("target", "")}, {"mode", request.value("mode", "async")}, {"pipeline", request.value("pipeline", "")}, {"compress", request.value("compress", "")},
               {"pacing", request.value("pacing", "bottleneck")}, {"rpo", request.value("rpo", 0.0)}, {"paused", false}};
   SOMFS_TRY(start(stored, true));
   SOMFS_TRY(store_all());
@@ -413,7 +422,8 @@ std::map<std::string, Json> Replication::status() const {
     Json m{{"target", target}, {"state", s.state}, {"epoch", s.epoch}, {"acked_lag_s", s.lag_s < 0 ? Json(nullptr) : Json(s.lag_s)}};
     m["reason"] = s.reason;
     if (s.percent >= 0) m["percent"] = s.percent;
-    m["pipeline"] = pipeline_json(entry.stored, s);
+    const auto link = link_settings(parts_.config, entry.stored.value("pipeline", ""), entry.stored.value("compress", ""));
+    m["pipeline"] = pipeline_json(entry.stored, s, link.value_or(parts_.config.link));
     out.emplace(target, std::move(m));
   }
   return out;

@@ -158,8 +158,8 @@ Result<std::unique_ptr<replicator::Transport>> MirrorLink::connect() {
   return connect_over_network();
 }
 
-MirrorLink::MirrorLink(Target target, Missing missing, std::uint64_t bwlimit)
-    : target_(std::move(target)), missing_(missing), bwlimit_(bwlimit), interrupted_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+MirrorLink::MirrorLink(Target target, Missing missing, const replicator::StreamSettings& link)
+    : target_(std::move(target)), missing_(missing), link_(link), interrupted_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
 Result<std::unique_ptr<replicator::Transport>> MirrorLink::connect_over_network() {
   constexpr double kSeconds = 20;
@@ -173,7 +173,7 @@ Result<std::unique_ptr<replicator::Transport>> MirrorLink::connect_over_network(
   }
   // An interruption that came before this is seen by the handshake, a later one finds the socket.
   SOMFS_TRY_ASSIGN(auto channel, replicator::link_channel(socket.get(), std::move(own), mirror, patience));
-  return replicator::make_sealed_stream(socket.release(), std::move(channel), bwlimit_);
+  return replicator::make_sealed_stream(socket.release(), std::move(channel), link_);
 }
 
 Result<std::unique_ptr<replicator::Transport>> MirrorLink::connect_in_process() {
@@ -194,7 +194,7 @@ Result<std::unique_ptr<replicator::Transport>> MirrorLink::connect_in_process() 
     served_ = replicator::serve(*far, [&](const replicator::Hello&) { return replicator::Mirror::open(target_.path, mode); });
     far->close();
   });
-  if (bwlimit_ != 0) return std::make_unique<Paced>(std::move(ends.first), bwlimit_);
+  if (link_.bwlimit != 0) return std::make_unique<Paced>(std::move(ends.first), link_.bwlimit);
   return std::move(ends.first);
 }
 
@@ -245,7 +245,7 @@ Result<std::unique_ptr<replicator::Transport>> MirrorLink::connect_over_ssh() {
     pollfd before{interrupted_.get(), POLLIN, 0};
     if (::poll(&before, 1, 0) > 0) ::kill(pid, SIGTERM);
   }
-  return replicator::make_stream(in.release(), out.release(), bwlimit_);
+  return replicator::make_stream(in.release(), out.release(), link_);
 }
 
 Status MirrorLink::finish() {

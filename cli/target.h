@@ -35,7 +35,7 @@ class MirrorLink {
  public:
   // A mirror directory that does not exist is made, stands for an empty one, or is an error.
   enum class Missing { make, pretend, refuse };
-  MirrorLink(Target target, Missing missing, std::uint64_t bwlimit);
+  MirrorLink(Target target, Missing missing, const replicator::StreamSettings& link = {});
   ~MirrorLink();
   MirrorLink(const MirrorLink&) = delete;
   MirrorLink& operator=(const MirrorLink&) = delete;
@@ -55,7 +55,7 @@ class MirrorLink {
   Result<std::unique_ptr<replicator::Transport>> connect_over_network();
   const Target target_;
   const Missing missing_;
-  const std::uint64_t bwlimit_;
+  const replicator::StreamSettings link_;
   Mutex mutex_;
   std::unique_ptr<replicator::Transport> far_ GUARDED_BY(mutex_);
   int ssh_pid_ GUARDED_BY(mutex_) = -1;

@@ -19,7 +19,7 @@ namespace somfs::cli {
 namespace {
 
 struct Options {
-  std::string dir, target, bwlimit, idle = "2s";
+  std::string dir, target, bwlimit, pipeline, compress, idle = "2s";
   bool full = false, differential = false, dry_run = false, when_idle = false, confirm = false, crash_consistent = false;
   double timeout = 30, idle_wait = 3600;
 };
@@ -82,15 +82,14 @@ Result<Exit> migrate(const Options& o, Terminal& t) {
   // A mistake in the command is told before anything is asked of the mount.
   if (!o.target.empty()) SOMFS_TRY(parse_target(o.target));
   Config config;
-  if (o.target.empty() || o.bwlimit.empty()) {
-    SOMFS_TRY_ASSIGN(config, config_of(o.dir));
-  }
+  SOMFS_TRY(link_settings(config, o.pipeline, o.compress));
+  SOMFS_TRY_ASSIGN(config, config_of(o.dir));
   if (o.target.empty() && config.target.empty())
     return fail(Exit::usage, "no target", {}, "none was given, and the configuration names none", "see somfs-ctl migrate --help");
   SOMFS_TRY_ASSIGN(Target target, parse_target(o.target.empty() ? config.target : o.target));
-  std::uint64_t bwlimit = config.bwlimit;
+  SOMFS_TRY_ASSIGN(auto settings, link_settings(config, o.pipeline, o.compress));
   if (!o.bwlimit.empty()) {
-    SOMFS_TRY_ASSIGN(bwlimit, parse_bytes(o.bwlimit));
+    SOMFS_TRY_ASSIGN(settings.bwlimit, parse_bytes(o.bwlimit));
   }
   SOMFS_TRY_ASSIGN(Mounted mounted, find_mounted(o.dir));
   SOMFS_TRY(refuse_overlap(target, mounted.dir, mounted.mountpoint));
@@ -100,7 +99,7 @@ Result<Exit> migrate(const Options& o, Terminal& t) {
   auto start = Steady::now();
   replicator::Progress progress;
   progress.phase = "snapshot";
-  MirrorLink link(target, o.dry_run ? MirrorLink::Missing::pretend : MirrorLink::Missing::make, bwlimit);
+  MirrorLink link(target, o.dry_run ? MirrorLink::Missing::pretend : MirrorLink::Missing::make, settings);
   Interrupt interrupt([&] {
     progress.cancelled = true;
     link.interrupt();
@@ -168,6 +167,8 @@ void add_migrate(CLI::App& app, Run& run) {
   sub->add_flag("--differential", o->differential, "Send the difference only; fail where that cannot be done");
   sub->add_flag("--dry-run", o->dry_run, "Say what would be done and sent; change nothing");
   sub->add_option("--bwlimit", o->bwlimit, "Bytes per second on the link: 500K, 10MiB");
+  sub->add_option("--compress", o->compress, "On the link: snappy (default), lz4, zstd, none");
+  sub->add_option("--pipeline", o->pipeline, "How this side spreads its work over threads: auto (default), serial, fine, threaded, hybrid");
   sub->add_flag("--when-idle", o->when_idle, "Wait for a quiet moment first");
   sub->add_option("--idle", o->idle, "What is quiet: no change for so long")->capture_default_str();
   sub->add_option("--idle-wait", o->idle_wait, "Seconds to wait for it at most; then go on")->capture_default_str();

@@ -11,7 +11,7 @@ namespace somfs::cli {
 namespace {
 
 struct Options {
-  std::string dir, target, mode = "async", pipeline = "auto", pacing = "bottleneck";
+  std::string dir, target, mode = "async", pipeline, compress, pacing = "bottleneck";
   double rpo = 0, timeout = 60;
   bool stop = false;
 };
@@ -43,7 +43,7 @@ Result<Exit> replicate(const Options& o, Terminal& t) {
     return Exit::done;
   }
   if (o.target.empty()) return fail(Exit::usage, "no target", {}, {}, "see somfs-ctl replicate --help");
-  SOMFS_TRY_ASSIGN(const Json j, ask_of(o, "replicate", {{"mode", o.mode}, {"pipeline", o.pipeline}, {"pacing", o.pacing}, {"rpo", o.rpo}}));
+  SOMFS_TRY_ASSIGN(const Json j, ask_of(o, "replicate", {{"mode", o.mode}, {"pipeline", o.pipeline}, {"compress", o.compress}, {"pacing", o.pacing}, {"rpo", o.rpo}}));
   t.result(j, "replicating to " + printable(j.value("target", "")) + ", also after the next mount; see somfs-ctl status " + printable(o.dir) + "\n");
   return Exit::done;
 }
@@ -81,7 +81,8 @@ void add_replicate(CLI::App& app, Run& run) {
   };
   CLI::App* sub = add("replicate", "Keep a mirror in step from now on: every change reaches it, one instant after the other", replicate);
   sub->add_option("--mode", o->mode, "async: the application never waits")->capture_default_str();
-  sub->add_option("--pipeline", o->pipeline, "How groups pass: serial, one after the other")->capture_default_str();
+  sub->add_option("--pipeline", o->pipeline, "How this side spreads its work over threads: auto (default), serial, fine, threaded, hybrid");
+  sub->add_option("--compress", o->compress, "On the link: snappy (default), lz4, zstd, none");
   sub->add_option("--pacing", o->pacing, "How long a group is collected: bottleneck, paper or none")->capture_default_str();
   sub->add_option("--rpo", o->rpo, "Seconds that may be lost: an upper bound for the interval; 0: none")->check(CLI::NonNegativeNumber)->capture_default_str();
   sub->add_flag("--stop", o->stop, "End it; the mirror keeps what it holds");

@@ -27,7 +27,7 @@ struct Outcome {
 class Comparison {
  public:
   Comparison(const Options& options, const Target& target, Terminal& terminal)
-      : options_(options), target_(target), terminal_(terminal), link_(target, MirrorLink::Missing::refuse, 0), interrupt_([this] {
+      : options_(options), target_(target), terminal_(terminal), link_(target, MirrorLink::Missing::refuse), interrupt_([this] {
           progress_.cancelled = true;
           link_.interrupt();
         }) {}

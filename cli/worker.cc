@@ -48,7 +48,17 @@ Result<std::string> receive_packet_after(std::string_view brought, const replica
   return replicator::receive_packet(kDaemon, replicator::Reception::kMost, patience);
 }
 
-Status converse() {
+// The mirror's account of its stages lacks what was done here, before it heard of the epoch.
+void add_own_times(replicator::Message& message, const replicator::StageSums& now, replicator::StageSums& before) {
+  using replicator::Stage;
+  replicator::Committed committed;
+  if (!decode(message.body, &committed)) return;
+  const replicator::StageSums own = now - std::exchange(before, now);
+  for (Stage stage : {Stage::transfer, Stage::decrypt, Stage::decompress}) committed.times[static_cast<std::size_t>(stage)] += own.wall[static_cast<std::size_t>(stage)];
+  message.body = encode(committed);
+}
+
+Status converse(const replicator::StreamSettings& with_caller) {
   using namespace replicator;
   // Who has a question to the daemon waits for its answer; at any other time there is nothing to read but that it is gone.
   const Patience caller_or_end = Patience::for_ever(kDaemon), daemon = Patience::for_ever();
@@ -61,18 +71,21 @@ Status converse() {
   };
   SOMFS_TRY_ASSIGN(Call call, answer_call(kCaller, ask, caller_or_end));
   auto framing = sealed_framing(std::make_unique<Channel>(std::move(call.session)));
-  auto to_daemon = make_stream(kDaemon, kDaemon, stored_framing());
+  // Between two processes of one machine nothing is gained by more threads; the caller's side has them.
+  auto to_daemon = make_stream(kDaemon, kDaemon, stored_framing(), {.sending = PipelineMode::serial});
   if (!call.first.empty()) {
-    const std::string_view header = std::string_view(call.first).substr(0, framing->header_size());
+    std::string header = call.first.substr(0, framing->header_size());
     SOMFS_TRY(framing->body_size(header));
-    SOMFS_TRY_ASSIGN(Message first, framing->decode(header, call.first.substr(header.size())));
+    SOMFS_TRY_ASSIGN(Message first, decode(*framing, header, call.first.substr(header.size())));
     SOMFS_TRY(to_daemon->send(std::move(first)));
   }
-  auto to_caller = make_stream(kCaller, kCaller, std::move(framing));
+  auto to_caller = make_stream(kCaller, kCaller, std::move(framing), with_caller);
   std::atomic<bool> over{false};
   std::jthread back([&] {
+    StageSums before;
     for (;;) {
       auto message = to_daemon->receive();
+      if (message && message->type == MessageType::committed) add_own_times(*message, to_caller->stages(), before);
       if (!message || !to_caller->send(std::move(*message))) break;
     }
     over = true;
@@ -106,7 +119,7 @@ bool number(const char* text, unsigned* out) {
 
 // Until it is waited for, the number of a child is nobody else's.
 
-Result<Worker> Worker::start(const Fd& caller, const Fd& daemon, const Fd& root, const WorkerUser& user, const std::string& name) {
+Result<Worker> Worker::start(const Fd& caller, const Fd& daemon, const Fd& root, const WorkerSettings& settings, const std::string& name) {
   int words[2];
   if (::pipe2(words, O_CLOEXEC | O_NONBLOCK) != 0) return fail_errno("cannot start a worker");
   Fd read_end(words[0]), write_end(words[1]);
@@ -122,8 +135,9 @@ Result<Worker> Worker::start(const Fd& caller, const Fd& daemon, const Fd& root,
   if (e == 0) e = ::posix_spawn_file_actions_adddup2(&actions.all, 0, 1);
   for (int i = 0; e == 0 && i < static_cast<int>(std::size(wanted)); ++i)
     e = ::posix_spawn_file_actions_adddup2(&actions.all, high[i].get(), 2 + i);
-  std::string program = "somfs-mirrord", word = kWord, uid = std::to_string(user.uid), gid = std::to_string(user.gid), who = name;
-  char* argv[] = {program.data(), word.data(), uid.data(), gid.data(), who.data(), nullptr};
+  std::string program = "somfs-mirrord", word = kWord, uid = std::to_string(settings.uid), gid = std::to_string(settings.gid),
+              pipeline = replicator::name_of(settings.pipeline), threads = std::to_string(settings.threads), who = name;
+  char* argv[] = {program.data(), word.data(), uid.data(), gid.data(), pipeline.data(), threads.data(), who.data(), nullptr};
   char* environment[] = {nullptr};
   pid_t pid = 0;
   if (e == 0) e = ::posix_spawn(&pid, "/proc/self/exe", &actions.all, nullptr, argv, environment);
@@ -164,14 +178,17 @@ std::string Worker::finish(bool talked, int interrupt) {
 
 int worker_main(int argc, char** argv) {
   unsigned uid = 0, gid = 0;
+  replicator::StreamSettings caller;
+  const auto pipeline = argc < 6 ? std::nullopt : replicator::pipeline_mode(argv[4]);
+  if (pipeline) caller.receiving = *pipeline;
   ::prctl(PR_SET_NAME, "somfs-worker");
   // Before anything is believed of the descriptors: nothing but those it was given is open.
-  Status done = argc < 4 || !number(argv[2], &uid) || !number(argv[3], &gid) || ::close_range(kDescriptors, ~0u, 0) != 0
+  Status done = !pipeline || !number(argv[2], &uid) || !number(argv[3], &gid) || !number(argv[5], &caller.threads) || ::close_range(kDescriptors, ~0u, 0) != 0
                     ? Status(fail(Exit::usage, "this is what the daemon starts for each caller"))
                     : confine({uid, gid, kRoot});
   ::close(kRoot);
   ::mallopt(M_ARENA_MAX, 1);   // the C library looks into files when it manages several
-  if (done) done = converse();
+  if (done) done = converse(caller);
   if (!done && done.error().exit != Exit::interrupted) {
     const std::string line = done.error().line() + "\n";
     [[maybe_unused]] const int e = write_all(2, line);

@@ -10,12 +10,15 @@
 
 #include "common/fd.h"
 #include "common/result.h"
+#include "replicator/pipeline.h"
 
 namespace somfs::cli {
 
-struct WorkerUser {
+struct WorkerSettings {
   uid_t uid = 65534;
   gid_t gid = 65534;
+  replicator::PipelineMode pipeline = replicator::PipelineMode::automatic;   // of what the caller sends
+  unsigned threads = 0;
 };
 
 class Worker {
@@ -23,7 +26,7 @@ class Worker {
   static constexpr const char* kWord = "--worker";   // the program's first argument then
 
   // `caller`, `daemon`: sockets, of which it gets its own. `root`: an empty directory. `name`: of the caller, for lists of processes.
-  static Result<Worker> start(const Fd& caller, const Fd& daemon, const Fd& root, const WorkerUser& user, const std::string& name);
+  static Result<Worker> start(const Fd& caller, const Fd& daemon, const Fd& root, const WorkerSettings& settings, const std::string& name);
   Worker(Worker&&) = default;
   ~Worker();                            // it is ended first where finish() was not called
 

@@ -4,10 +4,10 @@
 //   offset  0  "somf"      magic
 //           4  u8          version of the frame: 1
 //           5  u8          message type
-//           6  u8          codec: 0 stored, 1 Snappy
+//           6  u8          codec: 0 stored, 1 Snappy, 2 LZ4 (one block), 3 Zstandard (one frame)
 //           7  u8          0
 //           8  u32         raw length: of the body, at most kMaxBody
-//          12  u32         wire length: of the payload that follows; stored: the raw length, Snappy: less
+//          12  u32         wire length: of the payload that follows; stored: the raw length, else less
 //          16  u32         CRC-32C of bytes 0..15 and the payload
 //          20  payload
 #pragma once
@@ -25,24 +25,28 @@ inline constexpr std::size_t kFrameHeader = 20;
 
 struct FrameHeader {
   MessageType type = MessageType::bye;
-  bool compressed = false;
+  Codec codec = Codec::stored;
   std::uint32_t raw = 0, wire = 0, crc = 0;
 };
 
-std::string encode_frame(const Message& message, bool compress = true);   // body at most kMaxBody
-// Checks everything that can be checked before the payload is read; nothing may be allocated for it earlier.
-Result<FrameHeader> decode_frame_header(std::string_view bytes);
-Result<Message> decode_frame_body(std::string_view header_bytes, const FrameHeader& header, std::string payload);
-
 // What both kinds of frames do with a body.
 struct Packed {
-  bool compressed = false;
-  std::string bytes;             // when compressed
+  Codec codec = Codec::stored;   // stored: it did not shrink by a sixteenth, and `bytes` is empty
+  std::string bytes;
 };
-Packed pack(std::string_view body);
+Packed pack(std::string_view body, Codec codec);
 // Exactly `raw` bytes come out, or an error.
-Result<std::string> unpack(std::string payload, bool compressed, std::size_t raw);
+Result<std::string> unpack(std::string payload, Codec codec, std::size_t raw);
 bool known_type(std::uint8_t type);
+inline bool known_codec(std::uint8_t codec) { return codec <= static_cast<std::uint8_t>(Codec::zstd); }
+
+std::string encode_frame(MessageType type, std::string_view body, const Packed& packed);   // body at most kMaxBody
+inline std::string encode_frame(const Message& m, Codec codec = Codec::snappy) { return encode_frame(m.type, m.body, pack(m.body, codec)); }
+// Checks everything that can be checked before the payload is read; nothing may be allocated for it earlier.
+Result<FrameHeader> decode_frame_header(std::string_view bytes);
+// Whether the payload is the one that was sent.
+Status check_frame(std::string_view header_bytes, const FrameHeader& header, std::string_view payload);
+Result<Message> decode_frame_body(std::string_view header_bytes, const FrameHeader& header, std::string payload);
 
 // Lets `rate` bytes pass per second, with a burst of a twentieth of a second. The caller brings the time.
 class TokenBucket {

@@ -1,27 +1,45 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "replicator/framing.h"
 
-#include <optional>
 #include <utility>
 
 #include "common/sync.h"
 #include "replicator/channel.h"
-#include "replicator/frame.h"
 
 namespace somfs::replicator {
 namespace {
 
+tl::unexpected<Error> broken(const char* why) { return fail(Exit::link_down, "the stream from the other side is broken", {}, why); }
+
 class Plain final : public Framing {
  public:
   explicit Plain(bool compress) : compress_(compress) {}
-  Result<std::string> encode(const Message& message) override { return encode_frame(message, compress_); }
+
+  Status take(Outgoing&) override { return {}; }
+  void compress(Outgoing& frame, Codec codec) const override { frame.packed = pack(frame.message.body, compress_ ? codec : Codec::stored); }
+  Result<std::string> encrypt(Outgoing& frame) const override { return encode_frame(frame.message.type, frame.message.body, frame.packed); }
+
   std::size_t header_size() const override { return kFrameHeader; }
   Result<std::size_t> body_size(std::string_view header) override {
     SOMFS_TRY_ASSIGN(header_, decode_frame_header(header));
-    if (header_.compressed && !compress_) return fail(Exit::link_down, "the stream from the other side is broken", {}, "a codec that was not agreed on");
+    if (header_.codec != Codec::stored && !compress_) return broken("a codec that was not agreed on");
     return std::size_t{header_.wire};
   }
-  Result<Message> decode(std::string_view header, std::string body) override { return decode_frame_body(header, header_, std::move(body)); }
+  Status take(Incoming& frame) override {
+    frame.plain = header_;
+    return {};
+  }
+  Result<std::string> decrypt(Incoming& frame) const override {
+    SOMFS_TRY(check_frame(frame.header, frame.plain, frame.body));
+    return std::move(frame.body);
+  }
+  Result<Message> decompress(Incoming& frame, std::string payload) const override {
+    Message m{frame.plain.type, {}};
+    SOMFS_TRY_ASSIGN(m.body, unpack(std::move(payload), frame.plain.codec, frame.plain.raw));
+    return m;
+  }
+  bool pivotal(const Incoming&) const override { return false; }
+  void learn(const Message&) override {}
 
  private:
   const bool compress_;
@@ -32,59 +50,84 @@ class Sealed final : public Framing {
  public:
   explicit Sealed(std::unique_ptr<Channel> channel) : channel_(std::move(channel)) {}
 
-  Result<std::string> encode(const Message& message) override {
-    Packed packed = pack(message.body);
-    SealFrame frame;
-    frame.type = static_cast<std::uint8_t>(message.type);
-    frame.codec = packed.compressed ? 1 : 0;
-    frame.raw = static_cast<std::uint32_t>(message.body.size());
-    const std::string_view payload = packed.compressed ? std::string_view(packed.bytes) : std::string_view(message.body);
-    SOMFS_TRY_ASSIGN(Ticket ticket, channel_->out.take_rekeying(static_cast<std::uint32_t>(payload.size())));
-    const SealContext context = context_for(message.type);
-    if (message.type == MessageType::hello) learn(message.body);
-    return seal(std::move(ticket), context, frame, payload);
+  // The place on the wire is given here, before the frame is compressed: it is for at most so many bytes as the body has.
+  Status take(Outgoing& frame) override {
+    SOMFS_TRY_ASSIGN(frame.ticket, channel_->out.take_rekeying(static_cast<std::uint32_t>(frame.message.body.size())));
+    frame.context = context_for(frame.message.type);
+    if (frame.message.type == MessageType::hello) learn(frame.message);
+    return {};
+  }
+  void compress(Outgoing& frame, Codec codec) const override { frame.packed = pack(frame.message.body, codec); }
+  Result<std::string> encrypt(Outgoing& frame) const override {
+    SealFrame about;
+    about.type = static_cast<std::uint8_t>(frame.message.type);
+    about.codec = static_cast<std::uint8_t>(frame.packed.codec);
+    about.raw = static_cast<std::uint32_t>(frame.message.body.size());
+    const std::string_view payload = frame.packed.codec != Codec::stored ? std::string_view(frame.packed.bytes) : std::string_view(frame.message.body);
+    return seal(std::move(*frame.ticket), frame.context, about, payload);
   }
 
   std::size_t header_size() const override { return kSealHeader; }
-
   Result<std::size_t> body_size(std::string_view header) override {
     SOMFS_TRY_ASSIGN(header_, channel_->in.header(header));
-    if (!known_type(header_.frame.type)) return fail(Exit::link_down, "the stream from the other side is broken", {}, "an unknown message type");
-    if (header_.frame.codec > 1) return fail(Exit::link_down, "the stream from the other side is broken", {}, "an unknown codec");
+    if (!known_type(header_.frame.type)) return broken("an unknown message type");
+    if (!known_codec(header_.frame.codec)) return broken("an unknown codec");
     return header_.body();
   }
-
-  Result<Message> decode(std::string_view header, std::string body) override {
-    Message m{static_cast<MessageType>(header_.frame.type), {}};
-    SOMFS_TRY_ASSIGN(Ticket ticket, channel_->in.take(header_));
-    SOMFS_TRY_ASSIGN(std::string payload, open(std::move(ticket), context_for(m.type), header, body));
-    SOMFS_TRY_ASSIGN(m.body, unpack(std::move(payload), header_.frame.codec == 1, header_.frame.raw));
-    if (m.type == MessageType::hello) learn(m.body);
+  Status take(Incoming& frame) override {
+    frame.sealed = header_;
+    SOMFS_TRY_ASSIGN(frame.ticket, channel_->in.take(header_));
+    frame.context = context_for(static_cast<MessageType>(header_.frame.type));
+    return {};
+  }
+  Result<std::string> decrypt(Incoming& frame) const override { return open(std::move(*frame.ticket), frame.context, frame.header, frame.body); }
+  Result<Message> decompress(Incoming& frame, std::string payload) const override {
+    Message m{static_cast<MessageType>(frame.sealed.frame.type), {}};
+    SOMFS_TRY_ASSIGN(m.body, unpack(std::move(payload), static_cast<Codec>(frame.sealed.frame.codec), frame.sealed.frame.raw));
     return m;
+  }
+  bool pivotal(const Incoming& frame) const override { return static_cast<MessageType>(frame.sealed.frame.type) == MessageType::hello; }
+  // A hello that cannot be read is refused by whoever it is for; nothing sealed for it opens then.
+  void learn(const Message& message) override {
+    Hello hello;
+    if (!replicator::decode(message.body, &hello)) return;
+    Lock l(mutex_);
+    context_ = {hello.volume, hello.generation};
   }
 
  private:
-  SealContext context_for(MessageType type) {
+  SealContext context_for(MessageType type) const {
     if (type == MessageType::hello || type == MessageType::welcome) return {};
     Lock l(mutex_);
     return context_;
   }
-  // A hello that cannot be read is refused by whoever it is for; nothing sealed for it opens then.
-  void learn(const std::string& body) {
-    Hello hello;
-    if (!decode_hello(body, &hello)) return;
-    Lock l(mutex_);
-    context_ = {hello.volume, hello.generation};
-  }
-  static bool decode_hello(const std::string& body, Hello* hello) { return replicator::decode(body, hello); }
 
   std::unique_ptr<Channel> channel_;
   SealHeader header_;
-  Mutex mutex_;
+  mutable Mutex mutex_;                           // hellos pass either way
   SealContext context_ GUARDED_BY(mutex_);
 };
 
 }  // namespace
+
+Result<std::string> encode(Framing& framing, const Message& message, Codec codec) {
+  Outgoing frame;
+  frame.message = message;
+  SOMFS_TRY(framing.take(frame));
+  framing.compress(frame, codec);
+  return framing.encrypt(frame);
+}
+
+Result<Message> decode(Framing& framing, std::string header, std::string body) {
+  Incoming frame;
+  frame.header = std::move(header);
+  frame.body = std::move(body);
+  SOMFS_TRY(framing.take(frame));
+  SOMFS_TRY_ASSIGN(std::string payload, framing.decrypt(frame));
+  SOMFS_TRY_ASSIGN(Message m, framing.decompress(frame, std::move(payload)));
+  if (framing.pivotal(frame)) framing.learn(m);
+  return m;
+}
 
 std::unique_ptr<Framing> plain_framing() { return std::make_unique<Plain>(true); }
 

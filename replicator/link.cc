@@ -4,6 +4,7 @@
 #include <iterator>
 
 #include "common/bytes.h"
+#include "common/clock.h"
 #include "common/printable.h"
 #include "replicator/mirror.h"
 
@@ -69,7 +70,9 @@ Status Link::send(MessageType type, std::string body) {
     Lock l(mutex_);
     if (error_) return pass_on(broken());
   }
+  const std::int64_t start = SystemClock().mono_ns();
   Status sent = transport_.send({type, std::move(body)});
+  sending_ns_.fetch_add(SystemClock().mono_ns() - start, std::memory_order_relaxed);
   if (sent) return sent;
   // The mirror may have said why before it went: the receiver comes to the end of what it sent.
   Lock l(mutex_);

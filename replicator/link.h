@@ -3,6 +3,7 @@
 // while both are full); what it asked for is answered in the order of asking. One caller thread, but send() may come from another.
 #pragma once
 
+#include <atomic>
 #include <deque>
 #include <optional>
 #include <string>
@@ -27,6 +28,7 @@ class Link {
   Result<Message> wait_for(MessageType type);          // anything else out of turn is an error
   Result<Welcome> greet(const Hello& hello);
   bool over() const;                                   // nothing more will come
+  double sending_s() const { return static_cast<double>(sending_ns_.load(std::memory_order_relaxed)) / 1e9; }   // spent in send()
 
   // Listings: want() says what will be asked for, in the order in which listing() will be called; at most kWindow are under way or waiting.
   // `perhaps`: the mirror need not know it, and then has no rows.
@@ -48,6 +50,7 @@ class Link {
 
   Transport& transport_;
   Progress& progress_;
+  std::atomic<std::int64_t> sending_ns_{0};
   struct Wanted {
     ObjectId dir;
     bool perhaps;

@@ -14,6 +14,7 @@
 
 #include <fmt/format.h>
 
+#include "common/clock.h"
 #include "common/log.h"
 #include "common/printable.h"
 #include "replicator/delta.h"
@@ -349,7 +350,12 @@ Status Mirror::receive(std::string_view records) {
 Result<Committed> Mirror::commit() {
   SOMFS_TRY(impl_->usable());
   if (!impl_->epoch) return fail(Exit::temporary, "a commit came before an epoch was begun");
+  const std::int64_t start = SystemClock().mono_ns();
   auto result = impl_->commit();
+  if (result) {   // what was not apply was making it durable
+    double& acknowledge = result->times[static_cast<std::size_t>(Stage::acknowledge)];
+    acknowledge = static_cast<double>(SystemClock().mono_ns() - start) / 1e9 - result->times[static_cast<std::size_t>(Stage::apply)];
+  }
   if (!result) impl_->abort(result.error().exit != Exit::no_space);
   return result;
 }
@@ -449,7 +455,12 @@ Result<Committed> Mirror::Impl::land(const RedoHead& head, bool something, const
   auto landed = [&]() -> Status {
     SOMFS_TRY(writer->commit());
     SOMFS_TRY(load_meta());
-    if (something) return apply_pending();
+    if (something) {
+      const std::int64_t start = SystemClock().mono_ns();
+      SOMFS_TRY(apply_pending());
+      c.times[static_cast<std::size_t>(Stage::apply)] = static_cast<double>(SystemClock().mono_ns() - start) / 1e9;
+      return {};
+    }
     ::unlinkat(journal.get(), std::to_string(head.epoch).c_str(), 0);
     return {};
   }();

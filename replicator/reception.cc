@@ -92,11 +92,11 @@ Result<Step> Reception::message(std::string_view message) {
 
 Result<Step> Reception::frame(std::string_view frame) {
   auto framing = sealed_framing(std::make_unique<Channel>(*session_));
-  const std::string_view header = frame.substr(0, framing->header_size());
+  const std::string header(frame.substr(0, framing->header_size()));
   SOMFS_TRY_ASSIGN(const std::size_t size, framing->body_size(header));
   if (size > kMaxFirst || size != frame.size() - header.size())
     return fail(Exit::link_down, "the stream from the other side is broken", {}, "its first frame is too long, or cut off");
-  SOMFS_TRY_ASSIGN(first_, framing->decode(header, std::string(frame.substr(header.size()))));
+  SOMFS_TRY_ASSIGN(first_, decode(*framing, header, std::string(frame.substr(header.size()))));
   Step step;
   step.next = Step::Next::talk;
   step.session = std::exchange(session_, std::nullopt);

@@ -230,27 +230,31 @@ Status Relation::Impl::land(Session& session, Progress& talk) {
   ++counts.groups;
   counts.bytes += report->bytes_source;
   counts.bytes_wire += report->bytes_wire;
+  counts.times = report->times;
+  counts.times[static_cast<std::size_t>(Stage::group)] += static_cast<double>(cut_done - begun + now - landed_at) / 1e9;
   counts.sent_s = report->sent_s;
   counts.committed_s = report->committed_s;
   wake.notify_all();
   return {};
 }
 
-// What the pace is told: the source's side is cutting, sending and noting the acknowledgement, the mirror's is the commit.
+// What the pace is told. What this side does around an epoch, cutting and noting the acknowledgement, is part of its grouping.
 void Relation::Impl::measure(const MigrateReport& report, std::int64_t begun, std::int64_t own_ns) {
   GroupDone done;
   done.bytes = report.bytes_source;
   done.opened_ns = last_cut != 0 ? last_cut : begun;
   done.closed_ns = last_cut = begun;
   done.now_ns = clock.mono_ns();
-  done.times[static_cast<std::size_t>(Stage::group)] = static_cast<double>(own_ns) / 1e9;
-  done.times[static_cast<std::size_t>(Stage::send)] = report.sent_s;
+  std::copy_n(report.times.begin(), kFirstOfBackup, done.times.begin());
+  done.times[static_cast<std::size_t>(Stage::group)] += static_cast<double>(own_ns) / 1e9;
   done.credits_in_use = 1;
   (void)pace->group_done(done);
   Acknowledged acknowledged;
   acknowledged.bytes = report.bytes_source;
   acknowledged.now_ns = done.now_ns;
-  acknowledged.times[static_cast<std::size_t>(Stage::write)] = report.committed_s;
+  std::copy(report.times.begin() + kFirstOfBackup, report.times.end(), acknowledged.times.begin() + kFirstOfBackup);
+  // The mirror applies before it answers: to the pace that is one lane.
+  acknowledged.times[static_cast<std::size_t>(Stage::acknowledge)] += std::exchange(acknowledged.times[static_cast<std::size_t>(Stage::apply)], 0);
   (void)pace->acknowledged(acknowledged);
 }
 

@@ -73,6 +73,7 @@ struct RelationStatus {
   std::uint64_t groups = 0, bytes = 0, bytes_wire = 0;      // landed since the start of this process
   std::uint64_t failures = 0;
   double sent_s = 0, committed_s = 0;                       // of the last one
+  StageTimes times{};
   Decision decision;
 };
 

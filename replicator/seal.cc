@@ -113,9 +113,10 @@ Result<Ticket> Acceptor::take(const SealHeader& header) {
 }
 
 Result<std::string> seal(Ticket ticket, const SealContext& context, const SealFrame& frame, std::string_view payload) {
-  if (payload.size() != ticket.bytes_ || !lengths_agree(frame, ticket.bytes_))
+  const auto wire = static_cast<std::uint32_t>(payload.size());
+  if (payload.size() > ticket.bytes_ || !lengths_agree(frame, wire))
     return fail(Exit::temporary, "cannot send", {}, "the numbers of a frame contradict each other");
-  std::string out = encode(SealHeader{frame, ticket.key_->number, ticket.counter_, ticket.bytes_});
+  std::string out = encode(SealHeader{frame, ticket.key_->number, ticket.counter_, wire});
   const std::string covered = associated(ticket.key_->hash, context, out);
   out.reserve(out.size() + payload.size() + kAeadTag);
   aead_seal(ticket.key_->secret, ticket.counter_, covered, payload, out);

@@ -102,7 +102,7 @@ class FrameKeys {
 class Counter {
  public:
   Counter(Secret key, std::string hash, SealLimits limits = {}) : keys_(std::move(key), std::move(hash), limits) {}
-  // For a payload of so many bytes. Refused when the key has sealed enough (rekey() first) or the connection its last frame (connect anew).
+  // For a payload of at most so many bytes. Refused when the key has sealed enough (rekey() first) or the connection its last frame (connect anew).
   Result<Ticket> take(std::uint32_t bytes);
   Result<Ticket> take_rekeying(std::uint32_t bytes);        // as take(), with the next key where this one has sealed enough
   void rekey();
@@ -125,7 +125,7 @@ class Acceptor {
   bool broken_ = false;
 };
 
-// Header, encrypted payload and tag, ready for the wire. The ticket was taken for exactly this payload's length.
+// Header, encrypted payload and tag, ready for the wire. The ticket was taken for a payload at least as long.
 Result<std::string> seal(Ticket ticket, const SealContext& context, const SealFrame& frame, std::string_view payload);
 // The payload. A frame counts only when all before it were opened: lanes hand it on in the order of counters, and nothing after a failure.
 Result<std::string> open(Ticket ticket, const SealContext& context, std::string_view header, std::string_view body);

@@ -92,6 +92,7 @@ Result<bool> attempt(Run& run, const Choice& choice, bool by_path, MigrateReport
   report->held_reason = printable(committed.reason);
   report->removed = committed.removed;
   report->created = committed.created;
+  for (std::size_t i = kFirstOfBackup; i < kStages; ++i) report->times[i] = committed.times[i];
   return true;
 }
 
@@ -115,6 +116,8 @@ Status Session::greet(const Source& who, const MigrateOptions& options) {
 
 Result<MigrateReport> Session::land(Tree& tree, const Source& asked, const MigrateOptions& options, Distrust distrust) {
   const auto begun = std::chrono::steady_clock::now();
+  const StageSums before = transport_.stages();
+  const double waited = link_.sending_s();
   Source source = asked;
   SOMFS_TRY(resolve(source, welcome_));
   MigrateReport report;
@@ -174,7 +177,11 @@ Result<MigrateReport> Session::land(Tree& tree, const Source& asked, const Migra
   std::sort(unreadable.begin(), unreadable.end());
   unreadable.erase(std::unique(unreadable.begin(), unreadable.end()), unreadable.end());
   report.unreadable = std::move(unreadable);
+  const StageSums sums = transport_.stages() - before;
+  for (Stage stage : {Stage::compress, Stage::encrypt, Stage::send}) report.times[static_cast<std::size_t>(stage)] = sums.wall[static_cast<std::size_t>(stage)];
   report.sent_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count() - report.committed_s;
+  // What this side did beside handing messages over.
+  report.times[static_cast<std::size_t>(Stage::group)] = std::max(0.0, report.sent_s - (link_.sending_s() - waited));
   welcome_.held = report.held;
   if (!options.dry_run && !report.held) {
     welcome_.volume = source.volume;

@@ -63,6 +63,7 @@ struct MigrateReport {
   std::uint64_t bytes_source = 0;                     // read from the snapshot
   std::uint64_t bytes_wire = 0;                       // both ways; a dry run: what would be sent
   double sent_s = 0, committed_s = 0;                 // until the commit was asked for; from then until it was acknowledged
+  StageTimes times{};                                 // of the stages of both sites (replicator/stage.h), on the wall
   bool held = false;
   std::string held_reason;
   std::vector<std::string> unreadable;                // printable paths with reasons: Exit::partial

@@ -3,6 +3,7 @@
 #include <thread>
 
 #include "common/bytes.h"
+#include "common/clock.h"
 #include "common/printable.h"
 #include "common/sync.h"
 #include "replicator/mirror.h"
@@ -46,6 +47,8 @@ class Conversation {
   std::unique_ptr<Mirror> mirror_;
   bool begun_ = false;
   std::uint64_t received_ = 0, told_ = 0;
+  StageSums before_;                       // the transport's, when the epoch began
+  double written_s_ = 0;
 };
 
 Result<ObjectId> Conversation::object_in(const std::string& body) {
@@ -73,12 +76,16 @@ Status Conversation::begin(const std::string& body) {
   SOMFS_TRY(mirror_->begin(b));
   begun_ = true;
   received_ = told_ = 0;
+  before_ = transport_.stages();
+  written_s_ = 0;
   return {};
 }
 
 Status Conversation::records(const std::string& body) {
   if (!begun_) return out_of_order("records come after begin");
+  const std::int64_t start = SystemClock().mono_ns();
   SOMFS_TRY(mirror_->receive(body));
+  written_s_ += static_cast<double>(SystemClock().mono_ns() - start) / 1e9;
   received_ += body.size();
   if (received_ - told_ < kProgressEvery) return {};
   told_ = received_;
@@ -91,6 +98,9 @@ Status Conversation::commit() {
   if (!begun_) return out_of_order("commit comes after begin");
   begun_ = false;
   SOMFS_TRY_ASSIGN(Committed c, mirror_->commit());
+  const StageSums sums = transport_.stages() - before_;
+  for (Stage stage : {Stage::transfer, Stage::decrypt, Stage::decompress}) c.times[static_cast<std::size_t>(stage)] = sums.wall[static_cast<std::size_t>(stage)];
+  c.times[static_cast<std::size_t>(Stage::write)] = written_s_;
   return send(MessageType::committed, encode(c));
 }
 

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -14,6 +15,7 @@
 #include "common/object.h"
 #include "common/result.h"
 #include "common/uuid.h"
+#include "replicator/pipeline.h"
 
 namespace somfs::replicator {
 
@@ -43,6 +45,11 @@ inline constexpr std::size_t kIdBytes = 16;
 inline constexpr std::string_view kPerhaps = "?";      // after the id in a `list`: a directory that is not known has no rows
 inline constexpr std::size_t kMaxBody = 4u << 20;      // of any message, before compression; checked before allocation
 
+// What a body is compressed with on its way; as in the frame.
+enum class Codec : std::uint8_t { stored = 0, snappy = 1, lz4 = 2, zstd = 3 };
+const char* name_of(Codec codec);                    // "none", "snappy", ...
+std::optional<Codec> codec_named(std::string_view name);
+
 struct Message {
   MessageType type = MessageType::bye;
   std::string body;
@@ -58,18 +65,26 @@ class Transport {
   virtual void close() noexcept = 0;          // both directions; wakes whoever waits. Safe from any thread
   virtual std::uint64_t bytes_sent() const = 0;   // on the wire; in-process: bodies
   virtual std::uint64_t bytes_received() const = 0;
+  virtual StageSums stages() const { return {}; }  // what this end did to frames so far; in-process: nothing
 };
 
 // Two ends in one process; each direction holds at most `bound` bytes.
 std::pair<std::unique_ptr<Transport>, std::unique_ptr<Transport>> make_pair_in_process(std::size_t bound = 8u << 20);
 
+// How a stream's ends work: the source sends in an arrangement, the mirror receives in one; the way back is narrow.
+struct StreamSettings {
+  std::uint64_t bwlimit = 0;                       // bytes per second sent, 0: no limit
+  Codec codec = Codec::snappy;                     // of what is sent; what comes says its own
+  PipelineMode sending = PipelineMode::fine, receiving = PipelineMode::serial;
+  unsigned threads = 0;                            // of a lane; 0: as many as there are cores, at most 4
+};
+
 // Over descriptors (a pipe pair to ssh, a socket, standard input and output), which it owns from now on; they may be the same one.
-// `bwlimit`: bytes per second, 0 none. What was sent still leaves at the end (for five seconds at most), unless close() was called.
-// The codec thread compresses while the previous frame is written.
-std::unique_ptr<Transport> make_stream(int in_fd, int out_fd, std::uint64_t bwlimit = 0);
+// What was sent still leaves at the end (for five seconds at most), unless close() was called. All its threads begin with it.
+std::unique_ptr<Transport> make_stream(int in_fd, int out_fd, const StreamSettings& settings = {});
 // The same over a socket whose handshake is over: every frame is sealed (docs/formats/channel.md).
 struct Channel;
-std::unique_ptr<Transport> make_sealed_stream(int socket, std::unique_ptr<Channel> channel, std::uint64_t bwlimit = 0);
+std::unique_ptr<Transport> make_sealed_stream(int socket, std::unique_ptr<Channel> channel, const StreamSettings& settings = {});
 
 // ---- bodies -------------------------------------------------------------------------------------------------------
 struct Hello {
@@ -108,6 +123,7 @@ struct Committed {
   bool held = false;
   std::string reason;              // held: why
   std::uint64_t removed = 0, created = 0, changed = 0;
+  StageTimes times{};              // of the mirror's stages, for this epoch; to the nanosecond
 };
 struct ListRow {                   // a name in the mirror's catalog, with what the source said of the object when it was sent
   std::string name;

@@ -2,6 +2,9 @@
 // Bodies of the messages (docs/formats/group.md, "Message bodies"). Decoding bounds every length and count, and wants the body used up.
 #include <cryptopp/sha.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "common/bytes.h"
 #include "replicator/group.h"
 #include "replicator/mirror.h"
@@ -15,6 +18,7 @@ constexpr std::size_t kMaxAncestors = 64;
 constexpr std::size_t kMaxText = 4096;            // host, wants, reasons, error lines
 constexpr std::size_t kMaxExcludes = 1u << 20;
 constexpr std::size_t kMaxRows = kMaxBody / 8;    // a row takes more than eight bytes
+constexpr double kMaxSeconds = 1e6;
 constexpr std::size_t kMaxDepth = kMaxBody / 2;   // a path component takes at least two
 
 void put_uuid(ByteWriter& w, const Uuid& u) { w.raw(u.raw()); }
@@ -149,6 +153,7 @@ std::string encode(const Committed& c) {
   w.varint(c.removed);
   w.varint(c.created);
   w.varint(c.changed);
+  for (std::size_t i = kFirstOfBackup; i < kStages; ++i) w.varint(static_cast<std::uint64_t>(std::llround(std::clamp(c.times[i], 0.0, kMaxSeconds) * 1e9)));
   return s;
 }
 
@@ -161,6 +166,11 @@ bool decode(std::string_view bytes, Committed* c) {
   c->removed = r.varint();
   c->created = r.varint();
   c->changed = r.varint();
+  for (std::size_t i = kFirstOfBackup; i < kStages; ++i) {
+    const std::uint64_t ns = r.varint();
+    if (static_cast<double>(ns) > kMaxSeconds * 1e9) return false;
+    c->times[i] = static_cast<double>(ns) / 1e9;
+  }
   return r.at_end();
 }
 

@@ -26,7 +26,7 @@ PORTABLE = {
     "common/bytes.h", "common/bytes.cc", "common/change.h", "common/clock.h", "common/object.h", "common/object.cc",
     "common/printable.h", "common/printable.cc", "common/result.h", "common/result.cc", "common/sync.h", "common/uuid.h",
     "snapshot/coordinator.h", "snapshot/coordinator.cc", "snapshot/dirty_set.h", "snapshot/dirty_set.cc",
-    "replicator/group.h", "replicator/group.cc", "replicator/wire.h",
+    "replicator/group.h", "replicator/group.cc", "replicator/pipeline.h", "replicator/pipeline.cc", "replicator/stage.h", "replicator/wire.h",
 }
 PORTABLE_THIRD_PARTY = {"tl/expected.hpp"}
 # A C file in a room is a core that a driver will hold: freestanding C11.

@@ -46,17 +46,17 @@ void hostile() {
   auto framing = sealed_framing(std::make_unique<Channel>(call->session));
   const std::string header = call->first.substr(0, framing->header_size());
   (void)framing->body_size(header);
-  auto first = framing->decode(header, call->first.substr(header.size()));
+  auto first = decode(*framing, header, call->first.substr(header.size()));
   Hello hello;
   if (!first || !decode(first->body, &hello)) return;
   if (mode == "another volume") hello.volume_name = "second";
   if (mode == "another source's volume") hello.volume_name = "other";
   if (mode == "another lineage") hello.generation = Uuid::random();
-  std::string frame = encode_frame({MessageType::hello, encode(hello)}, false);
-  if (mode == "no hello") frame = encode_frame({MessageType::begin, encode(Begin{})}, false);
+  std::string frame = encode_frame({MessageType::hello, encode(hello)}, Codec::stored);
+  if (mode == "no hello") frame = encode_frame({MessageType::begin, encode(Begin{})}, Codec::stored);
   if (mode == "compressed") frame = encode_frame({MessageType::hello, std::string(1000, 'h')});
   if (mode == "large frame") {
-    frame = encode_frame({MessageType::records, std::string(1000, 'r')}, false);
+    frame = encode_frame({MessageType::records, std::string(1000, 'r')}, Codec::stored);
     frame.replace(8, 8, std::string(8, '\x7f'));
   }
   (void)write_all(kDaemon, frame);

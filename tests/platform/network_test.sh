@@ -56,6 +56,21 @@ check "equal" treecmp "$d" "$store/data/tree" --skip .somfs
 check "status" somfs-ctl status "$d" --json
 same "target" "$(field volumes.0.mirrors.0.target <"$scratch/out")" "$target"
 
+echo "- every arrangement of the source's stages, every compression"
+how=("serial snappy" "fine lz4" "threaded zstd" "hybrid none" "auto zstd")
+for one in "${how[@]}"; do
+    read -r pipeline compress <<<"$one"
+    check "$one" somfs-ctl migrate "$d" "$target" --full --pipeline "$pipeline" --compress "$compress" --json
+    eval "wire_$compress=$(field bytes_wire <"$scratch/out")"
+done
+check "equal" treecmp "$d" "$store/data/tree" --skip .somfs
+# shellcheck disable=SC2154
+[ "$wire_zstd" -lt "$wire_snappy" ] && [ "$wire_snappy" -lt "$wire_none" ] || same "bytes sent" "$wire_zstd $wire_snappy $wire_none" "fewer with more compression"
+code_is 1 somfs-ctl migrate "$d" "$target" --pipeline quick
+code_is 1 somfs-ctl migrate "$d" "$target" --compress rar
+code_is 1 somfs-ctl replicate "$d" "$target" --pipeline quick
+same "not kept" "$(somfs-ctl status "$d" --json | field volumes.0.mirrors.0.pipeline)" "{}"
+
 echo "- a volume that was not granted, a source that is not known, a mirror that is another"
 code_is 10 somfs-ctl migrate "$d" "somfs://127.0.0.1:$port/other"
 [ ! -e "$store/other" ] || same "nothing was made" other ""

@@ -35,6 +35,9 @@ memory = "16MiB"
 target = "/backup/data"
 brake = 0.25
 bwlimit = "10M"
+compress = "zstd"
+pipeline = "hybrid"
+threads = 3
 [[writer]]
 type = "postgresql"
 socket = "/run/postgresql"
@@ -52,7 +55,16 @@ directory = "/etc/somfs/hooks.d"
   EXPECT_EQ(c->drain_ms, 250u);
   EXPECT_EQ(c->journal_memory, 16u << 20);
   EXPECT_EQ(c->brake, 0.25);
-  EXPECT_EQ(c->bwlimit, 10u << 20);
+  EXPECT_EQ(c->link.bwlimit, 10u << 20);
+  EXPECT_EQ(c->link.codec, replicator::Codec::zstd);
+  EXPECT_EQ(c->link.sending, replicator::PipelineMode::hybrid);
+  EXPECT_EQ(c->link.threads, 3u);
+  EXPECT_EQ(link_settings(*c, "", "")->codec, replicator::Codec::zstd);
+  EXPECT_EQ(link_settings(*c, "serial", "none")->codec, replicator::Codec::stored);
+  EXPECT_EQ(link_settings(*c, "parallel", "").error().exit, Exit::usage);
+  EXPECT_FALSE(parse_config("[migrate]\npipeline = \"wide\"\n", "f"));
+  EXPECT_FALSE(parse_config("[migrate]\ncompress = \"gzip\"\n", "f"));
+  EXPECT_FALSE(parse_config("[migrate]\nthreads = 65\n", "f"));
   ASSERT_EQ(c->writers.size(), 2u);
   EXPECT_EQ(c->writers[0].name, "postgresql");
   EXPECT_EQ(c->writers[0].timeout_s, 5);

@@ -61,7 +61,7 @@ struct Source {
     ASSERT_TRUE(handshake->take_message(bare(sent)));
     framing = sealed_framing(std::move(*handshake->finish()));
   }
-  std::string frame(const Message& m) { return *framing->encode(m); }
+  std::string frame(const Message& m) { return *encode(*framing, m); }
 };
 
 TEST(Reception, GivesTheKeysOfALinkWhenItsFirstFrameOpens) {
@@ -91,10 +91,10 @@ TEST(Reception, GivesTheKeysOfALinkWhenItsFirstFrameOpens) {
   auto framing = sealed_framing(std::make_unique<Channel>(std::move(*arrived->session)));
   const std::string header = frame.substr(0, kSealHeader);
   ASSERT_TRUE(framing->body_size(header));
-  ASSERT_TRUE(framing->decode(header, frame.substr(kSealHeader)));
-  const std::string answer = *framing->encode({MessageType::welcome, "w"});
+  ASSERT_TRUE(decode(*framing, header, frame.substr(kSealHeader)));
+  const std::string answer = *encode(*framing, {MessageType::welcome, "w"});
   ASSERT_TRUE(source.framing->body_size(answer.substr(0, kSealHeader)));
-  EXPECT_EQ(source.framing->decode(answer.substr(0, kSealHeader), answer.substr(kSealHeader))->body, "w");
+  EXPECT_EQ(decode(*source.framing, answer.substr(0, kSealHeader), answer.substr(kSealHeader))->body, "w");
   EXPECT_FALSE(reception.take(frame));
 }
 

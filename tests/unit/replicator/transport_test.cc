@@ -50,10 +50,10 @@ Ends pipes() {
   int forth[2], back[2];
   EXPECT_EQ(::pipe2(forth, O_CLOEXEC), 0);
   EXPECT_EQ(::pipe2(back, O_CLOEXEC), 0);
-  return {make_stream(back[0], forth[1]), make_stream(forth[0], back[1], 1u << 30)};
+  return {make_stream(back[0], forth[1]), make_stream(forth[0], back[1], {.bwlimit = 1u << 30})};
 }
 
-Ends sealed() {
+Ends sealed(const StreamSettings& near_end, const StreamSettings& far_end) {
   int s[2];
   EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s), 0);
   const KeyPair source = KeyPair::generate(), mirror = KeyPair::generate();
@@ -61,11 +61,35 @@ Ends sealed() {
   auto far = Handshake::answer_link(mirror.secret, "lines", [](const PublicKey&) -> Status { return {}; });
   EXPECT_TRUE(far->take_message(*near->next_message()));
   EXPECT_TRUE(near->take_message(*far->next_message()));
-  return {make_sealed_stream(s[0], std::move(*near->finish())), make_sealed_stream(s[1], std::move(*far->finish()))};
+  return {make_sealed_stream(s[0], std::move(*near->finish()), near_end), make_sealed_stream(s[1], std::move(*far->finish()), far_end)};
+}
+// Both directions in one arrangement, with three threads a lane.
+template <PipelineMode mode, Codec codec>
+Ends arranged() {
+  const StreamSettings s{.codec = codec, .sending = mode, .receiving = mode, .threads = 3};
+  return sealed(s, s);
+}
+Ends serial() { return arranged<PipelineMode::serial, Codec::snappy>(); }
+Ends fine() { return arranged<PipelineMode::fine, Codec::lz4>(); }
+Ends threaded() { return arranged<PipelineMode::threaded, Codec::zstd>(); }
+Ends hybrid() { return arranged<PipelineMode::hybrid, Codec::snappy>(); }
+Ends automatic() { return arranged<PipelineMode::automatic, Codec::stored>(); }
+Ends plain_threads() {
+  int s[2];
+  EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s), 0);
+  const StreamSettings settings{.codec = Codec::zstd, .sending = PipelineMode::hybrid, .receiving = PipelineMode::threaded, .threads = 2};
+  return {make_stream(s[0], s[0], settings), make_stream(s[1], s[1], settings)};
+}
+Ends serial_pipes() {
+  int forth[2], back[2];
+  EXPECT_EQ(::pipe2(forth, O_CLOEXEC), 0);
+  EXPECT_EQ(::pipe2(back, O_CLOEXEC), 0);
+  const StreamSettings settings{.sending = PipelineMode::serial};
+  return {make_stream(back[0], forth[1], settings), make_stream(forth[0], back[1], settings)};
 }
 
 class EveryTransport : public ::testing::TestWithParam<Ends (*)()> {};
-INSTANTIATE_TEST_SUITE_P(Transports, EveryTransport, ::testing::Values(&local, &sockets, &pipes, &sealed));
+INSTANTIATE_TEST_SUITE_P(Transports, EveryTransport, ::testing::Values(&local, &sockets, &pipes, &serial, &fine, &threaded, &hybrid, &automatic, &plain_threads, &serial_pipes));
 
 TEST_P(EveryTransport, CarriesMessagesBothWaysInOrder) {
   Ends e = GetParam()();
@@ -145,7 +169,7 @@ Result<Message> hear(std::string_view bytes) {
 
 // What follows a hello is sealed for the volume it names: both ends take it from there.
 TEST(SealedStream, GoesOnAfterAHello) {
-  Ends e = sealed();
+  Ends e = serial();
   Hello hello;
   hello.volume = Uuid::random();
   hello.generation = Uuid::random();
@@ -165,6 +189,81 @@ TEST(SealedStream, GoesOnAfterAHello) {
   }
   ASSERT_TRUE(e.b->send({MessageType::committed, "c"}));
   ASSERT_EQ(e.a->receive()->body, "c");
+}
+
+// Frames that lanes work on at once are still sealed and opened each for its place, whatever their sizes, and hellos among them.
+TEST(SealedStream, ManyFramesOfManySizesPassEveryArrangementInOrder) {
+  for (Ends (*make)() : {&serial, &fine, &threaded, &hybrid, &automatic}) {
+    Ends e = make();
+    std::jthread feed([&] {
+      std::minstd_rand random(11);
+      for (unsigned i = 0; i < 600; ++i) {
+        Hello hello;
+        hello.volume = Uuid::random();
+        std::string body = i % 100 == 50 ? encode(hello) : i % 2 != 0 ? noise(random() % 50000, i) : std::string(random() % 200000, static_cast<char>('a' + i % 26));
+        ASSERT_TRUE(e.a->send({i % 100 == 50 ? MessageType::hello : MessageType::records, body + (i % 100 == 50 ? "" : std::to_string(i))}));
+      }
+    });
+    for (unsigned i = 0; i < 600; ++i) {
+      auto m = e.b->receive();
+      ASSERT_TRUE(m) << i << " " << m.error().line();
+      if (i % 100 == 50) {
+        EXPECT_EQ(m->type, MessageType::hello);
+      } else {
+        ASSERT_TRUE(m->body.ends_with(std::to_string(i))) << i;
+      }
+    }
+    const StageSums out = e.a->stages(), in = e.b->stages();
+    for (Stage stage : {Stage::compress, Stage::encrypt, Stage::send}) EXPECT_GT(out.bytes_in[static_cast<std::size_t>(stage)], 0u) << name_of(stage);
+    for (Stage stage : {Stage::transfer, Stage::decrypt, Stage::decompress}) EXPECT_GT(in.bytes_in[static_cast<std::size_t>(stage)], 0u) << name_of(stage);
+    EXPECT_EQ(out.bytes_in[static_cast<std::size_t>(Stage::compress)], in.bytes_out[static_cast<std::size_t>(Stage::decompress)]);
+  }
+}
+
+// A frame that is changed on the way is an error in its turn: what came before it is handed out, nothing after it.
+TEST(SealedStream, AFlippedBitEndsEveryArrangementInItsTurn) {
+  for (PipelineMode mode : {PipelineMode::serial, PipelineMode::fine, PipelineMode::threaded, PipelineMode::hybrid, PipelineMode::automatic}) {
+    int s[2], t[2];
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s), 0);
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, t), 0);
+    const KeyPair source = KeyPair::generate(), mirror = KeyPair::generate();
+    auto near = Handshake::link(source.secret, mirror.shared, "lines");
+    auto far = Handshake::answer_link(mirror.secret, "lines", [](const PublicKey&) -> Status { return {}; });
+    ASSERT_TRUE(far->take_message(*near->next_message()));
+    ASSERT_TRUE(near->take_message(*far->next_message()));
+    auto a = make_sealed_stream(s[0], std::move(*near->finish()), {.sending = mode, .threads = 3});
+    auto b = make_sealed_stream(t[0], std::move(*far->finish()), {.receiving = mode, .threads = 3});
+    std::jthread between([&] {
+      const Fd from(s[1]), to(t[1]);
+      std::string all;
+      char piece[65536];
+      for (ssize_t n; (n = ::read(from.get(), piece, sizeof piece)) > 0;) all.append(piece, static_cast<std::size_t>(n));
+      all[all.size() / 2] = static_cast<char>(all[all.size() / 2] ^ 4);
+      for (std::string_view rest = all; !rest.empty();) {
+        const ssize_t n = ::send(to.get(), rest.data(), rest.size(), MSG_NOSIGNAL);
+        if (n <= 0) break;   // it hung up, as it should
+        rest.remove_prefix(static_cast<std::size_t>(n));
+      }
+      ::shutdown(to.get(), SHUT_WR);
+      while (::read(to.get(), piece, sizeof piece) > 0) {}
+    });
+    for (int i = 0; i < 40; ++i) ASSERT_TRUE(a->send({MessageType::records, noise(20000, 3) + std::to_string(i)}));
+    a.reset();
+    int good = 0;
+    for (;; ++good) {
+      auto m = b->receive();
+      if (!m) {
+        EXPECT_EQ(m.error().exit, Exit::link_down);
+        break;
+      }
+      ASSERT_TRUE(m->body.ends_with(std::to_string(good)));
+    }
+    EXPECT_GE(good, 15) << name_of(mode);
+    EXPECT_LE(good, 20) << name_of(mode);
+    EXPECT_FALSE(b->receive());
+    b->close();
+    b.reset();
+  }
 }
 
 TEST(Dial, AddressesAreReadStrictly) {
@@ -224,7 +323,7 @@ TEST(Dial, ALinkIsThereWhenItsFirstFrameOpens) {
   auto framing = sealed_framing(std::make_unique<Channel>(call->session));
   const std::string header = call->first.substr(0, framing->header_size());
   ASSERT_TRUE(framing->body_size(header));
-  auto first = framing->decode(header, call->first.substr(header.size()));
+  auto first = decode(*framing, header, call->first.substr(header.size()));
   ASSERT_TRUE(first) << first.error().line();
   EXPECT_EQ(first->body, "first");
   auto talk = make_stream(s[1], s[1], std::move(framing));
@@ -237,10 +336,10 @@ TEST(Dial, ALinkIsThereWhenItsFirstFrameOpens) {
 TEST(Frames, BetweenProcessesNothingIsCompressed) {
   const Message m{MessageType::records, std::string(300, 'q')};
   auto stored = stored_framing();
-  const std::string plain = *stored->encode(m), packed = encode_frame(m);
+  const std::string plain = *encode(*stored, m), packed = encode_frame(m);
   ASSERT_LT(packed.size(), plain.size());
   EXPECT_EQ(*stored->body_size(plain.substr(0, kFrameHeader)), m.body.size());
-  EXPECT_EQ(stored->decode(plain.substr(0, kFrameHeader), plain.substr(kFrameHeader))->body, m.body);
+  EXPECT_EQ(decode(*stored, plain.substr(0, kFrameHeader), plain.substr(kFrameHeader))->body, m.body);
   EXPECT_EQ(stored->body_size(packed.substr(0, kFrameHeader)).error().exit, Exit::link_down);
 }
 
@@ -283,6 +382,23 @@ TEST(Frames, LengthsAreCheckedBeforeTheyAreBelieved) {
   EXPECT_FALSE(with(12, 0xffffffffu));
   frame = encode_frame({MessageType::list, "hello"});
   EXPECT_FALSE(with(12, 4));            // stored and of another length
+}
+
+TEST(Frames, EveryCodecGivesBackWhatItWasGivenAndNoMore) {
+  for (Codec codec : {Codec::snappy, Codec::lz4, Codec::zstd}) {
+    const std::string body = noise(1000, 8) + std::string(100000, 'x');
+    const Packed packed = pack(body, codec);
+    ASSERT_EQ(packed.codec, codec);
+    EXPECT_EQ(*unpack(packed.bytes, codec, body.size()), body);
+    // A length that is not the true one: neither more memory nor a shorter body.
+    for (std::size_t wrong : {body.size() - 1, body.size() + 1, std::size_t{1}, kMaxBody}) EXPECT_FALSE(unpack(packed.bytes, codec, wrong)) << name_of(codec) << wrong;
+    for (std::size_t n : {std::size_t{0}, packed.bytes.size() / 2, packed.bytes.size() - 1})
+      EXPECT_FALSE(unpack(packed.bytes.substr(0, n), codec, body.size())) << name_of(codec) << n;
+    EXPECT_EQ(pack(noise(5000, 9), codec).codec, Codec::stored) << "it does not shrink";
+    EXPECT_EQ(codec_named(name_of(codec)), codec);
+  }
+  EXPECT_EQ(codec_named("none"), Codec::stored);
+  EXPECT_FALSE(codec_named("gzip"));
 }
 
 TEST(Frames, OnlyWhatShrinksByASixteenthIsCompressed) {
