@@ -9,6 +9,7 @@
 #include "common/fd.h"
 #include "common/log.h"
 #include "common/printable.h"
+#include "replicator/wire.h"
 
 namespace somfs::cli {
 namespace {
@@ -16,6 +17,7 @@ namespace {
 constexpr std::size_t kMostRelations = 16;
 constexpr const char *kReplicate = "replicate-", *kLose = "lose-";   // how the names of our snapshots begin
 constexpr double kProbeSeconds = 30;
+constexpr double kAliveEvery = 2;   // seconds; a daemon's sources are watched: SourceWatch::Settings
 
 Result<replicator::Pacing> pacing_of(const std::string& text) {
   for (auto p : {replicator::Pacing::bottleneck, replicator::Pacing::paper, replicator::Pacing::none})
@@ -211,6 +213,7 @@ Status Replication::start(const Json& stored, bool probe) {
   if (probe) SOMFS_TRY(refuse_overlap(target, parts_.dir, parts_.mountpoint));
   settings.target = target.text;
   settings.options.volume_name = target.volume;
+  settings.alive_s = target.volume.empty() ? 0 : kAliveEvery;
   std::shared_ptr<replicator::Relation> before;   // ends without the lock, which its end may wait for
   {
     Lock l(mutex_);
@@ -244,6 +247,7 @@ Status Replication::start(const Json& stored, bool probe) {
     // What was there before goes on as it was.
     SOMFS_TRY_ASSIGN(settings, settings_of(entry.stored));
     settings.options.volume_name = target.volume;
+    settings.alive_s = target.volume.empty() ? 0 : kAliveEvery;
   }
   settings.target = target.text;
   entry.relation = std::make_shared<replicator::Relation>(*this, std::move(connector), settings, entry.stored.value("paused", false), parts_.clock);
@@ -291,7 +295,7 @@ void Replication::close() {
       if (entry.relation) ending.push_back(std::move(entry.relation));
     if (probing_ != nullptr) probing_->interrupt(true);
   }
-  for (const auto& relation : ending) relation->end();
+  for (const auto& relation : ending) relation->end(replicator::kUnmounted);
 }
 
 Result<std::map<std::string, std::shared_ptr<replicator::Relation>>> Replication::asked_for(const Json& request) const {
@@ -326,7 +330,7 @@ Result<Json> Replication::stop(const Json& request) {
     ending = std::move(relations_[target].relation);
     relations_.erase(target);
   }
-  if (ending) ending->end();
+  if (ending) ending->end(replicator::kStopped);
   SOMFS_TRY(store_all());
   return Json{{"schema", 1}, {"target", target}, {"replicating", false}};
 }

@@ -109,6 +109,13 @@ bool Link::over() const {
   return error_.has_value();
 }
 
+void Link::part(std::string how, std::chrono::milliseconds within) {
+  if (!transport_.send({MessageType::bye, std::move(how)})) return;
+  const auto until = std::chrono::steady_clock::now() + within;
+  Lock l(mutex_);
+  while (!error_ && change_.wait_until(mutex_, until)) {}
+}
+
 Status Link::ask_listings() {
   while (!wanted_.empty() && asked_.size() < kWindow) {
     std::string body;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <deque>
 #include <optional>
 #include <string>
@@ -29,6 +30,8 @@ class Link {
   Result<Welcome> greet(const Hello& hello);
   bool over() const;                                   // nothing more will come
   double sending_s() const { return static_cast<double>(sending_ns_.load(std::memory_order_relaxed)) / 1e9; }   // spent in send()
+  // The last message, even from one that was cancelled, and until the mirror has hung up on it or the time is over.
+  void part(std::string how, std::chrono::milliseconds within);
 
   // Listings: want() says what will be asked for, in the order in which listing() will be called; at most kWindow are under way or waiting.
   // `perhaps`: the mirror need not know it, and then has no rows.

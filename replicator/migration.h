@@ -2,6 +2,7 @@
 // The strategies of a migration. Each writes the records of one group; before send() nothing but questions has gone to the mirror.
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <set>
 #include <string>
@@ -60,10 +61,11 @@ class Session {
  public:
   Session(Transport& transport, Progress& progress) : transport_(transport), link_(transport, progress), progress_(progress) {}
 
-  Status greet(const Source& who, const MigrateOptions& options);
+  Status greet(const Source& who, const MigrateOptions& options, const char* wants = kMigrate);
   bool held() const { return welcome_.held; }              // an epoch waits there for a person's decision
   Result<MigrateReport> land(Tree& tree, const Source& source, const MigrateOptions& options, Distrust distrust);
   void bye() { (void)link_.send(MessageType::bye, {}); }   // what is held there is held whether or not the mirror hears it
+  void part(const char* how, std::chrono::milliseconds within) { link_.part(how, within); }
   bool broken() const { return link_.over(); }             // the mirror went away, or said that it gives up
 
  private:

@@ -21,6 +21,7 @@ constexpr std::int64_t kLong = 2 * kSecond;           // an epoch under way for 
 constexpr std::int64_t kCutRetry = kSecond / 20;      // somebody else was cutting
 constexpr std::int64_t kLongestCutRetry = 5 * kSecond;
 constexpr unsigned kManyVetoes = 5;
+constexpr std::chrono::seconds kGoodbye{2};           // how long an end waits for the mirror to hear of it
 constexpr auto kLook = std::chrono::milliseconds(500);  // whether the conversation still stands, while there is nothing to say
 
 std::chrono::steady_clock::time_point at(std::int64_t mono_ns) { return std::chrono::steady_clock::time_point(std::chrono::nanoseconds(mono_ns)); }
@@ -28,6 +29,25 @@ std::chrono::steady_clock::time_point at(std::int64_t mono_ns) { return std::chr
 const char* state_after(const Error& e) {
   return e.exit == Exit::person ? e.what.starts_with("held") ? "HELD" : "SPLIT" : "DEGRADED";
 }
+
+// Tells the mirror every few seconds that the source lives, for as long as the conversation does. Made before whatever closes the transport.
+class SignOfLife {
+ public:
+  explicit SignOfLife(Transport& transport) : transport_(transport) {}
+  void begin(double every_s) {
+    thread_ = std::jthread([this, every = std::chrono::duration<double>(every_s)](const std::stop_token& stop) {
+      std::unique_lock l(mutex_);
+      while (!over_.wait_for(l, stop, every, [&] { return stop.stop_requested(); }) && !stop.stop_requested())
+        if (!transport_.send({MessageType::alive, {}})) return;
+    });
+  }
+
+ private:
+  Transport& transport_;
+  std::mutex mutex_;
+  std::condition_variable_any over_;
+  std::jthread thread_;   // last: it uses everything above
+};
 
 }  // namespace
 
@@ -38,6 +58,8 @@ struct Relation::Impl {
 
   void run();
   Status follow();
+  Status converse(Session& session, Progress& talk);
+  void hang_up(const char* how);
   Status land(Session& session, Progress& progress);
   bool wait_while_paused();
   enum class Next { cut, leave, broken };
@@ -70,6 +92,8 @@ struct Relation::Impl {
   bool stop GUARDED_BY(mutex) = false, paused GUARDED_BY(mutex);
   unsigned aside GUARDED_BY(mutex) = 0;
   bool talking GUARDED_BY(mutex) = false;
+  bool greeted GUARDED_BY(mutex) = false;              // ... and the mirror would hear a goodbye
+  const char* goodbye GUARDED_BY(mutex) = "";
   bool dirty GUARDED_BY(mutex) = true;                 // something may have changed since the last cut
   bool fresh GUARDED_BY(mutex) = false;                // something has landed
   bool connected GUARDED_BY(mutex) = false;            // ... in this conversation
@@ -130,14 +154,34 @@ Status Relation::Impl::follow() {
     ~Forget() {
       Lock l(impl.mutex);
       impl.progress = nullptr;
+      impl.greeted = false;
+      impl.wake.notify_all();
     }
   } forget{*this};
+  SignOfLife life(*transport);
   Session session(*transport, talk);
-  SOMFS_TRY(session.greet(volume.identity(), settings.options));
+  SOMFS_TRY(session.greet(volume.identity(), settings.options, kReplicate));
+  if (settings.alive_s > 0) life.begin(settings.alive_s);
+  {
+    Lock l(mutex);
+    greeted = true;
+  }
+  const Status done = converse(session, talk);
+  const char* how = "";
+  {
+    Lock l(mutex);
+    how = goodbye;
+  }
+  if (*how != '\0') session.part(how, kGoodbye);
+  else if (done) session.bye();
+  return done;
+}
+
+Status Relation::Impl::converse(Session& session, Progress& talk) {
   if (session.held()) return fail(Exit::person, "held at the mirror", printable(settings.target), "an epoch waits for a decision");
   for (bool first = true;; first = false) {
     switch (wait_for_work(session, first)) {
-      case Next::leave: session.bye(); return {};
+      case Next::leave: return {};
       case Next::broken: return fail(Exit::link_down, "the mirror went away", printable(settings.target));
       case Next::cut: break;
     }
@@ -293,13 +337,24 @@ Relation::Relation(Replicated& volume, std::unique_ptr<Connector> connector, Rel
 
 Relation::~Relation() { end(); }
 
-void Relation::end() {
+// Of a conversation that was cancelled.
+void Relation::Impl::hang_up(const char* how) {
+  if (*how != '\0') {
+    const auto until = std::chrono::steady_clock::now() + kGoodbye;
+    Lock l(mutex);
+    while (greeted && wake.wait_until(mutex, until)) {}
+  }
+  connector->interrupt(true);
+}
+
+void Relation::end(const char* how) {
   {
     Lock l(impl_->mutex);
     impl_->stop = true;
+    impl_->goodbye = how;
     impl_->cancel();
   }
-  impl_->connector->interrupt(true);
+  impl_->hang_up(how);
   if (impl_->thread.joinable()) impl_->thread.join();
 }
 
@@ -349,12 +404,13 @@ void Relation::pause(bool paused) {
   {
     Lock l(impl_->mutex);
     impl_->paused = paused;
+    impl_->goodbye = paused ? kPaused : "";
     if (paused) impl_->cancel();
     impl_->trouble = nullptr;
     impl_->reason.clear();
     impl_->wake.notify_all();
   }
-  if (paused) impl_->connector->interrupt(true);
+  if (paused) impl_->hang_up(kPaused);
 }
 
 RelationStatus Relation::status() const {

@@ -61,6 +61,7 @@ struct RelationSettings {
   double first_retry_s = 0.2, last_retry_s = 30;            // after a failure; doubling in between, and scattered
   double decision_s = 5;                                    // HELD, SPLIT: the mirror is asked again so often
   double unreadable_s = 60;                                 // between comparisons while files cannot be read
+  double alive_s = 0;                                       // how often a mirror that watches its sources is told that this one lives; 0: never
 };
 
 struct RelationStatus {
@@ -86,10 +87,11 @@ class Relation {
   Relation& operator=(const Relation&) = delete;
 
   void changed() noexcept;                                  // something changed in the volume: from the data path, never waits long
-  void pause(bool paused);
+  void pause(bool paused);                                  // the mirror is told, where a conversation is under way
   // While somebody else talks to the mirror. Returns when the conversation is over. Every true is followed by a false.
   void step_aside(bool aside);
-  void end();                                               // ends what is under way; the mirror keeps its last epoch
+  // Ends what is under way; the mirror keeps its last epoch, and is told how it ends (kStopped, kUnmounted) where it listens.
+  void end(const char* how = "");
   // Whether the mirror can be reached and takes this volume. After so many seconds the connector is interrupted.
   static Status probe(Connector& connector, const Source& identity, const MigrateOptions& options, double seconds);
   RelationStatus status() const;

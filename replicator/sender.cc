@@ -109,8 +109,8 @@ Status resolve(Source& source, const Welcome& welcome) {
   return {};
 }
 
-Status Session::greet(const Source& who, const MigrateOptions& options) {
-  SOMFS_TRY_ASSIGN(welcome_, link_.greet(hello_of(who, "migrate", options)));
+Status Session::greet(const Source& who, const MigrateOptions& options, const char* wants) {
+  SOMFS_TRY_ASSIGN(welcome_, link_.greet(hello_of(who, wants, options)));
   return {};
 }
 

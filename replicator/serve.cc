@@ -14,6 +14,7 @@ namespace {
 
 constexpr std::uint64_t kProgressEvery = 8u << 20;
 constexpr std::size_t kInspectBatch = 512u << 10;
+constexpr std::size_t kMaxFarewell = 64;
 
 tl::unexpected<Error> out_of_order(const char* what) {
   return fail(Exit::temporary, "refusing a message of the peer", {}, what);
@@ -151,7 +152,7 @@ Status Conversation::inspect(const std::string& body) {
 
 Result<bool> Conversation::one(Message m) {
   if (m.body.size() > kMaxBody) return out_of_order("it is too large");
-  if (m.type == MessageType::bye) return true;
+  if (m.type == MessageType::bye) return m.body.size() <= kMaxFarewell ? Result<bool>(true) : out_of_order("its farewell is too long");
   if (m.type != MessageType::hello && !mirror_) return out_of_order("hello comes first");
   Status s;
   switch (m.type) {
@@ -163,6 +164,9 @@ Result<bool> Conversation::one(Message m) {
     case MessageType::signature: s = signature(m.body); break;
     case MessageType::staged: s = staged(); break;
     case MessageType::inspect: s = inspect(m.body); break;
+    case MessageType::alive:
+      if (!m.body.empty()) return out_of_order("being alive has no body");
+      break;
     case MessageType::abort:
       mirror_->abort();
       begun_ = false;

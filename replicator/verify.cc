@@ -234,7 +234,7 @@ Result<VerifyReport> verify_tree(Tree& tree, const Source& source, Transport& tr
   hello.volume = source.volume;
   hello.generation = source.generation;
   hello.ancestors = source.ancestors;
-  hello.wants = "verify";
+  hello.wants = kVerify;
   hello.volume_name = options.volume_name;
   SOMFS_TRY_ASSIGN(Welcome welcome, link.greet(hello));
   SOMFS_TRY(link.send(MessageType::inspect, options.deep ? "deep" : ""));

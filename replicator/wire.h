@@ -36,11 +36,12 @@ enum class MessageType : std::uint8_t {
   inspected = 14, // mirror → source: a batch of rows, in the order of docs/formats.md; the last one is empty
   abort = 15,     // source → mirror: forget the group begun
   error = 16,     // either way: exit code and line; the conversation ends
-  bye = 17,
+  bye = 17,       // source → mirror: that was all. Empty, or how a relation ends: kPaused, kStopped, kUnmounted
   progress = 18,  // mirror → source: bytes staged so far, for the bar and for flow control
+  alive = 19,     // source → mirror: I am here; every two seconds from one that replicates, whatever else it says
 };
 
-inline constexpr std::uint32_t kProtocol = 1;
+inline constexpr std::uint32_t kProtocol = 2;
 inline constexpr std::size_t kIdBytes = 16;
 inline constexpr std::string_view kPerhaps = "?";      // after the id in a `list`: a directory that is not known has no rows
 inline constexpr std::size_t kMaxBody = 4u << 20;      // of any message, before compression; checked before allocation
@@ -49,6 +50,9 @@ inline constexpr std::size_t kMaxBody = 4u << 20;      // of any message, before
 enum class Codec : std::uint8_t { stored = 0, snappy = 1, lz4 = 2, zstd = 3 };
 const char* name_of(Codec codec);                    // "none", "snappy", ...
 std::optional<Codec> codec_named(std::string_view name);
+// What a hello wants, and how a relation says goodbye.
+inline constexpr const char *kMigrate = "migrate", *kReplicate = "replicate", *kVerify = "verify";
+inline constexpr const char *kPaused = "paused", *kStopped = "stopped", *kUnmounted = "unmounted";
 
 struct Message {
   MessageType type = MessageType::bye;
@@ -92,7 +96,7 @@ struct Hello {
   Uuid volume;
   Uuid generation;
   std::vector<Uuid> ancestors;     // at most 64
-  std::string wants;               // "migrate", "verify", "repair"
+  std::string wants;               // kMigrate, kReplicate, kVerify
   std::string host;                // for messages and for the mirror's state; printable
   std::string volume_name;         // to a daemon: which of its mirrors; else empty
 };

@@ -107,6 +107,41 @@ class Live final : public Replicated {
   std::map<std::uint64_t, DirtySet> done_ GUARDED_BY(mutex_);
 };
 
+// What the mirror hears of the source's life.
+struct Heard {
+  std::atomic<int> alive{0}, hellos{0};
+  Mutex mutex;
+  std::string goodbye GUARDED_BY(mutex) = "none";
+  std::string last() {
+    Lock l(mutex);
+    return goodbye;
+  }
+};
+
+class Listening final : public Transport {
+ public:
+  Listening(Transport& transport, Heard& heard) : transport_(transport), heard_(heard) {}
+  Status send(Message message) override { return transport_.send(std::move(message)); }
+  Result<Message> receive() override {
+    auto m = transport_.receive();
+    Hello hello;
+    if (m && m->type == MessageType::alive) ++heard_.alive;
+    if (m && m->type == MessageType::hello && decode(m->body, &hello) && hello.wants == kReplicate) ++heard_.hellos;
+    if (m && m->type == MessageType::bye) {
+      Lock l(heard_.mutex);
+      heard_.goodbye = m->body;
+    }
+    return m;
+  }
+  void close() noexcept override { transport_.close(); }
+  std::uint64_t bytes_sent() const override { return 0; }
+  std::uint64_t bytes_received() const override { return 0; }
+
+ private:
+  Transport& transport_;
+  Heard& heard_;
+};
+
 // In-process mirrors, and a link that can be down or be cut.
 class Wire final : public Connector {
  public:
@@ -119,7 +154,8 @@ class Wire final : public Connector {
     auto [mine, theirs] = make_pair_in_process();
     far_ = std::shared_ptr<Transport>(std::move(theirs));
     server_ = std::jthread([this, far = far_] {
-      ended_ = serve(*far, [&](const Hello&) { return Mirror::open(world_.mirror(), Mirror::Mode::create); });
+      Listening listening(*far, heard);
+      ended_ = serve(listening, [&](const Hello&) { return Mirror::open(world_.mirror(), Mirror::Mode::create); });
       far->close();
     });
     return std::move(mine);
@@ -145,6 +181,7 @@ class Wire final : public Connector {
     if (far_) far_->close();
   }
   std::atomic<int> connects{0};
+  Heard heard;
 
  private:
   const World& world_;
@@ -170,6 +207,7 @@ class RelationTest : public ::testing::Test {
     s.last_retry_s = 0.05;
     s.decision_s = 0.05;
     s.options.brake_share = 0.5;
+    s.alive_s = alive_s;
     relation = std::make_unique<Relation>(live, std::move(made), s, paused, clock);
     live.relation = relation.get();
   }
@@ -184,6 +222,7 @@ class RelationTest : public ::testing::Test {
   Live live;
   std::atomic<bool> down{false};
   Wire* wire = nullptr;
+  double alive_s = 0;
   std::unique_ptr<Relation> relation;
 };
 
@@ -200,6 +239,36 @@ TEST_F(RelationTest, FollowsByItselfAndSaysHowFarItIs) {
   EXPECT_LE(relation->status().groups, groups + 1) << "nothing changed, nothing is cut";
   end();
   live.expect_equal();
+}
+
+TEST_F(RelationTest, SaysThatItLivesAndHowItEnds) {
+  alive_s = 0.01;
+  begin();
+  ASSERT_TRUE(sync());
+  const int before = wire->heard.alive;
+  EXPECT_TRUE(eventually([&] { return wire->heard.alive > before + 3; })) << "idle is not silent";
+  relation->step_aside(true);
+  EXPECT_EQ(wire->heard.last(), "none") << "it comes back";
+  relation->step_aside(false);
+  ASSERT_TRUE(sync());
+  relation->pause(true);
+  EXPECT_EQ(wire->heard.last(), kPaused);
+  relation->pause(false);
+  ASSERT_TRUE(sync());
+  relation->end(kUnmounted);
+  EXPECT_EQ(wire->heard.last(), kUnmounted);
+  EXPECT_GE(wire->heard.hellos, 3);
+  end();
+}
+
+TEST_F(RelationTest, AnEndIsNotHeldUpByAMirrorThatIsAway) {
+  alive_s = 0.01;
+  down = true;
+  begin();
+  ASSERT_TRUE(eventually([&] { return state() == "DEGRADED"; }));
+  relation->end(kStopped);
+  EXPECT_EQ(wire->heard.last(), "none");
+  end();
 }
 
 TEST_F(RelationTest, ALinkThatIsDownIsDegradedAndLosesNothing) {
