@@ -261,7 +261,7 @@ Result<Config> load_config(const std::string& file) {
 
 Result<MirrordConfig> parse_mirrord_config(const std::string& text, const std::string& file) {
   MirrordConfig c;
-  SOMFS_TRY_ASSIGN(const toml::table root, parse_toml(text, file, {"mirrord", "limits"}));
+  SOMFS_TRY_ASSIGN(const toml::table root, parse_toml(text, file, {"mirrord", "limits", "watch"}));
   Section daemon(root["mirrord"].as_table(), "mirrord", file);
   SOMFS_TRY(daemon.text("listen", &c.listen));
   SOMFS_TRY(daemon.text("store", &c.store));
@@ -282,6 +282,14 @@ Result<MirrordConfig> parse_mirrord_config(const std::string& text, const std::s
   SOMFS_TRY(limits.quantity("handshake", &c.handshake_s, parse_seconds));
   if (!(c.handshake_s >= 1 && c.handshake_s <= 600)) return limits.wrong("handshake", "between 1s and 10m is expected");
   SOMFS_TRY(limits.done());
+  Section watch(root["watch"].as_table(), "watch", file);
+  SOMFS_TRY(watch.quantity("suspect_after", &c.watch.silence.suspect_s, parse_seconds));
+  SOMFS_TRY(watch.quantity("lost_after", &c.watch.silence.lost_s, parse_seconds));
+  if (const std::string wrong = c.watch.silence.problem(); !wrong.empty()) return watch.wrong("lost_after", wrong);
+  SOMFS_TRY(watch.text("hook", &c.watch.hook));
+  SOMFS_TRY(watch.quantity("hook_timeout", &c.watch.hook_s, parse_seconds));
+  if (!(c.watch.hook_s >= 1 && c.watch.hook_s <= 3600)) return watch.wrong("hook_timeout", "between 1s and 1h is expected");
+  SOMFS_TRY(watch.done());
   return c;
 }
 

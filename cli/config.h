@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/watch_config.h"
 #include "common/result.h"
 #include "replicator/wire.h"
 
@@ -56,6 +57,7 @@ struct MirrordConfig {
   unsigned threads = 0;
   unsigned connections = 256, handshakes = 32;   // [limits]
   double handshake_s = 10;
+  WatchConfig watch;                       // [watch]
 };
 Result<MirrordConfig> parse_mirrord_config(const std::string& text, const std::string& file);
 Result<MirrordConfig> load_mirrord_config(const std::string& file);   // as load_config()

@@ -49,6 +49,31 @@ std::string who(int socket) {
   return std::string(host) + ":" + port;
 }
 
+const Clock& system_clock() {
+  static const SystemClock clock;
+  return clock;
+}
+
+// A conversation that is watched: whose turn it is, and what is heard.
+class Watched final : public replicator::Transport {
+ public:
+  Watched(replicator::Transport& transport, Watchman::Visit& visit) : transport_(transport), visit_(visit) {}
+  Status send(replicator::Message message) override { return transport_.send(std::move(message)); }
+  Result<replicator::Message> receive() override {
+    visit_.listens();
+    auto message = transport_.receive();
+    if (message) visit_.heard(*message);
+    return message;
+  }
+  void close() noexcept override { transport_.close(); }
+  std::uint64_t bytes_sent() const override { return transport_.bytes_sent(); }
+  std::uint64_t bytes_received() const override { return transport_.bytes_received(); }
+
+ private:
+  replicator::Transport& transport_;
+  Watchman::Visit& visit_;
+};
+
 }  // namespace
 
 // ---- keys
@@ -123,6 +148,12 @@ Status MirrorKeys::redeem(const replicator::PublicKey& source, std::string_view 
 
 Result<Fd> MirrorKeys::empty_directory() const { return own_directory(dir_.get(), "empty"); }
 
+Result<Fd> MirrorKeys::directory() const {
+  Fd again(::fcntl(dir_.get(), F_DUPFD_CLOEXEC, 3));
+  if (!again) return fail_errno("cannot open the directory of the mirror's keys");
+  return again;
+}
+
 // ---- the daemon
 
 struct MirrorDaemon::Guest {
@@ -134,14 +165,21 @@ struct MirrorDaemon::Guest {
   std::thread thread;
 };
 
-MirrorDaemon::MirrorDaemon(std::string store, MirrorKeys keys, Fd empty, std::vector<Fd> listeners, const WorkerSettings& workers, const Limits& limits)
+MirrorDaemon::MirrorDaemon(std::string store, MirrorKeys keys, Fd empty, std::vector<Fd> listeners, const WorkerSettings& workers, const Limits& limits,
+                           std::unique_ptr<Watchman> watchman)
     : store_(std::move(store)), limits_(limits), workers_(workers), keys_(std::move(keys)), empty_(std::move(empty)), listeners_(std::move(listeners)),
-      wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+      wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), watchman_(std::move(watchman)) {}
 
-Result<std::unique_ptr<MirrorDaemon>> MirrorDaemon::make(const std::string& store, std::vector<Fd> listeners, const WorkerSettings& workers, const Limits& limits) {
+Result<std::unique_ptr<MirrorDaemon>> MirrorDaemon::make(const std::string& store, std::vector<Fd> listeners, const WorkerSettings& workers, const Limits& limits,
+                                                         const WatchConfig& watch) {
   SOMFS_TRY_ASSIGN(MirrorKeys keys, MirrorKeys::open(store));
   SOMFS_TRY_ASSIGN(Fd empty, keys.empty_directory());
-  return std::unique_ptr<MirrorDaemon>(new MirrorDaemon(store, std::move(keys), std::move(empty), std::move(listeners), workers, limits));
+  SOMFS_TRY_ASSIGN(Fd dir, keys.directory());
+  auto watchman = Watchman::make(store, std::move(dir), watch, system_clock());
+  if (!watchman && watchman.error().exit != Exit::locked) return pass_on(std::move(watchman).error());
+  if (!watchman) log::warning("{}: this one does not", watchman.error().line());
+  return std::unique_ptr<MirrorDaemon>(new MirrorDaemon(store, std::move(keys), std::move(empty), std::move(listeners), workers, limits,
+                                                        watchman ? std::move(*watchman) : nullptr));
 }
 
 MirrorDaemon::~MirrorDaemon() { let_go(true); }
@@ -156,6 +194,7 @@ Status MirrorDaemon::run(const std::function<void(std::size_t)>& tell) {
   std::vector<pollfd> p{{wake_.get(), POLLIN, 0}};
   for (const Fd& listener : listeners_) p.push_back({listener.get(), POLLIN, 0});
   std::size_t told = 0;
+  if (watchman_) watchman_->begin();
   while (!stopping_) {
     if (::poll(p.data(), p.size(), 1000) < 0 && errno != EINTR) return fail_errno("cannot wait for callers");
     for (std::size_t i = 1; i < p.size() && !stopping_; ++i) {
@@ -281,13 +320,16 @@ Status MirrorDaemon::converse(Guest& guest, bool& stranger) {
     log::info("{}: paired, fingerprint {}", guest.name, replicator::fingerprint(caller.peer()));
     return transport->send({replicator::MessageType::bye, {}});
   }
-  return replicator::serve(*transport, [&](const replicator::Hello& hello) -> Result<std::unique_ptr<replicator::Mirror>> {
+  Watchman::Visit visit(watchman_.get());
+  Watched watched(*transport, visit);
+  return replicator::serve(watched, [&](const replicator::Hello& hello) -> Result<std::unique_ptr<replicator::Mirror>> {
     // The caller said so itself: what its worker makes of it does not count.
     replicator::Hello proved;
     if (caller.first().type != replicator::MessageType::hello || !decode(caller.first().body, &proved) || encode(hello) != encode(proved))
       return fail(Exit::not_allowed, "refusing a caller", {}, "its worker hands on another hello than it sent");
     SOMFS_TRY_ASSIGN(const replicator::AllowList peers, keys_.peers());
     SOMFS_TRY(peers.allow(caller.peer(), hello.volume_name, replicator::Right::migrate));
+    visit.arrived(hello);
     return replicator::Mirror::open(store_ + "/" + hello.volume_name, replicator::Mirror::Mode::create);
   });
 }

@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "cli/watchman.h"
 #include "cli/worker.h"
 #include "common/fd.h"
 #include "common/result.h"
@@ -37,6 +38,7 @@ class MirrorKeys {
   Result<std::string> invite(replicator::Grants grants, const std::string& comment, std::int64_t valid_s) const;   // the code's text
   Status redeem(const replicator::PublicKey& source, std::string_view token) const;
   Result<Fd> empty_directory() const;   // where workers have their root
+  Result<Fd> directory() const;         // once more: for what else is kept there
 
  private:
   class Locked;   // the directory, for one process and one thread at a time
@@ -52,7 +54,9 @@ class MirrorDaemon {
     double handshake_s = 10;
   };
 
-  static Result<std::unique_ptr<MirrorDaemon>> make(const std::string& store, std::vector<Fd> listeners, const WorkerSettings& workers, const Limits& limits);
+  // Another daemon may watch the sources of this store already: then this one does not, and says so.
+  static Result<std::unique_ptr<MirrorDaemon>> make(const std::string& store, std::vector<Fd> listeners, const WorkerSettings& workers, const Limits& limits,
+                                                    const WatchConfig& watch);
   ~MirrorDaemon();
   // Until stop(), which may come from any thread. Conversations under way are ended. `tell`: how many callers there are, when that changes.
   Status run(const std::function<void(std::size_t callers)>& tell);
@@ -60,7 +64,8 @@ class MirrorDaemon {
 
  private:
   struct Guest;
-  MirrorDaemon(std::string store, MirrorKeys keys, Fd empty, std::vector<Fd> listeners, const WorkerSettings& workers, const Limits& limits);
+  MirrorDaemon(std::string store, MirrorKeys keys, Fd empty, std::vector<Fd> listeners, const WorkerSettings& workers, const Limits& limits,
+               std::unique_ptr<Watchman> watchman);
   void welcome(Fd caller);
   void serve(Guest& guest);
   Status attend(Guest& guest, bool& stranger);                         // `stranger`: until the handshake is over
@@ -75,6 +80,7 @@ class MirrorDaemon {
   const Fd empty_;
   const std::vector<Fd> listeners_;
   const Fd wake_;
+  const std::unique_ptr<Watchman> watchman_;   // null: nobody watches
   std::atomic<bool> stopping_{false};
   std::atomic<unsigned> strangers_{0};
   Mutex mutex_;

@@ -32,7 +32,7 @@ namespace somfs::cli {
 namespace {
 
 struct Arguments {
-  std::string store, listen, config, invite, valid = "1h", comment, allow, volume, log_file;
+  std::string store, listen, config, invite, valid = "1h", comment, allow, volume, log_file, suspect_after, lost_after, hook;
   bool stdio = false, create = false, show_key = false;
 };
 
@@ -78,7 +78,14 @@ Status listen(const Arguments& a, const MirrordConfig& config) {
   }
   const int port = replicator::bound_port(listeners.front().get());
   const MirrorDaemon::Limits limits{config.connections, config.handshakes, config.handshake_s};
-  SOMFS_TRY_ASSIGN(auto daemon, MirrorDaemon::make(a.store, std::move(listeners), workers, limits));
+  WatchConfig watch = config.watch;
+  for (auto [said, seconds] : {std::pair{&a.suspect_after, &watch.silence.suspect_s}, {&a.lost_after, &watch.silence.lost_s}}) {
+    if (said->empty()) continue;
+    SOMFS_TRY_ASSIGN(*seconds, parse_seconds(*said));
+  }
+  if (!a.hook.empty()) watch.hook = a.hook;
+  if (const std::string wrong = watch.silence.problem(); !wrong.empty()) return fail(Exit::usage, "cannot watch the sources", {}, wrong);
+  SOMFS_TRY_ASSIGN(auto daemon, MirrorDaemon::make(a.store, std::move(listeners), workers, limits, watch));
   Interrupt interrupt([&] {
     manager.tell("STOPPING=1\nSTATUS=ending conversations");
     daemon->stop();
@@ -131,6 +138,9 @@ int main_of(int argc, char** argv) {
   app.add_option("--valid", a.valid, "For --invite: how long the code can be used")->capture_default_str();
   app.add_option("--comment", a.comment, "For --invite and --allow: who this is, for the list of peers");
   app.add_flag("--create", a.create, "For --stdio: make the mirror when there is none");
+  app.add_option("--suspect-after", a.suspect_after, "For --listen: after so long a silence a source that replicates is SUSPECT (default: 1m)");
+  app.add_option("--lost-after", a.lost_after, "For --listen: and then LOST (default: 10m)");
+  app.add_option("--hook", a.hook, "For --listen: run this program whenever the state of a source changes");
   app.add_option("--log", a.log_file, "For --listen: log to this file instead of standard error");
   app.set_version_flag("--version", std::string("somfs-mirrord ") + kVersion);
   auto complain = [](const Error& e) {

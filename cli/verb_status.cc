@@ -3,17 +3,19 @@
 
 #include <chrono>
 #include <cstdio>
+#include <ctime>
 #include <thread>
 
 #include "cli/terminal.h"
 #include "cli/verb.h"
+#include "cli/watchman.h"
 #include "common/printable.h"
 
 namespace somfs::cli {
 namespace {
 
 struct Options {
-  std::string dir;
+  std::string dir, store;
   bool watch = false;
 };
 
@@ -88,12 +90,44 @@ Result<Json> collect(const std::string& dir) {
   return all;
 }
 
+std::string moment(const Json& seconds) {
+  const auto at = static_cast<std::time_t>(seconds.get<std::int64_t>());
+  std::tm parts{};
+  char b[64];
+  ::localtime_r(&at, &parts);
+  return std::strftime(b, sizeof b, "%Y-%m-%d %H:%M:%S", &parts) != 0 ? b : "?";
+}
+
+// What the daemon of a store knows of its sources.
+Result<Json> sources_of(const std::string& store) {
+  SOMFS_TRY_ASSIGN(const Json kept, Watchman::kept(store));
+  Json all{{"schema", 1}, {"store", store}, {"running", kept["running"]}, {"sources", kept["sources"]}};
+  for (const char* limit : {"suspect_after_s", "lost_after_s"})
+    if (kept.contains(limit) && kept[limit].is_number()) all[limit] = kept[limit];
+  return all;
+}
+
+std::string screen_of_store(const Json& v) {
+  std::string s = printable(v.value("store", "")) + (v.value("running", false) ? "  watched\n" : "  not watched: no daemon runs; this is what the last one knew\n");
+  for (const auto& one : v["sources"]) {
+    const std::string host = one.value("host", "");
+    s += row(one.value("volume", ""), one.value("state", "") + (one["heard"].is_number() ? ", last heard " + moment(one["heard"]) : ", never heard") +
+                                          (host.empty() ? "" : ", from " + printable(host)));
+  }
+  return v["sources"].empty() ? s + "  no source has called so far\n" : s;
+}
+
 Result<Exit> show(const Options& o, Terminal& t) {
+  if (!o.store.empty() && !o.dir.empty()) return fail(Exit::usage, "a volume or a store, not both", {}, {}, "see somfs-ctl status --help");
   for (;;) {
-    SOMFS_TRY_ASSIGN(Json all, collect(o.dir));
+    SOMFS_TRY_ASSIGN(Json all, o.store.empty() ? collect(o.dir) : sources_of(o.store));
     std::string text;
-    for (const auto& v : all["volumes"]) text += screen(v);
-    if (all["volumes"].empty()) text = "somfs is not mounted over any directory that you may control\n";
+    if (!o.store.empty()) {
+      text = screen_of_store(all);
+    } else {
+      for (const auto& v : all["volumes"]) text += screen(v);
+      if (all["volumes"].empty()) text = "somfs is not mounted over any directory that you may control\n";
+    }
     if (o.watch && !t.json && ::isatty(STDOUT_FILENO) != 0) text = "\033[H\033[2J" + text;
     t.result(all, text);
     if (!o.watch) return Exit::done;
@@ -107,6 +141,7 @@ void add_status(CLI::App& app, Run& run) {
   auto o = std::make_shared<Options>();
   CLI::App* sub = app.add_subcommand("status", "What is protected, in which state, and how far each mirror is behind");
   sub->add_option("DIR", o->dir, "The volume (default: all)");
+  sub->add_option("--store", o->store, "At a mirror daemon: which of the sources of this store are alive");
   sub->add_flag("--watch", o->watch, "Again every second");
   sub->callback([o, &run] { run = [o](Terminal& t) { return show(*o, t); }; });
 }
