@@ -37,6 +37,7 @@ int control_main(int argc, const char* const* argv, std::ostream& out, std::ostr
     add_replicate(app, run);
     add_verify(app, run);
     add_held(app, run);
+    add_split(app, run);
     add_umount(app, run);
     add_pair(app, run);
     add_doctor(app, run);

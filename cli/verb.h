@@ -30,6 +30,7 @@ void add_snapshot(CLI::App& app, Run& run);
 void add_migrate(CLI::App& app, Run& run);
 void add_verify(CLI::App& app, Run& run);
 void add_held(CLI::App& app, Run& run);
+void add_split(CLI::App& app, Run& run);
 void add_replicate(CLI::App& app, Run& run);
 void add_pair(CLI::App& app, Run& run);
 void add_doctor(CLI::App& app, Run& run);

@@ -182,6 +182,7 @@ Status Mirror::Impl::load_meta() {
   SOMFS_TRY_ASSIGN(text, writer->meta("generation"));
   generation = text.empty() ? Uuid{} : Uuid::from_raw(text);
   SOMFS_TRY_ASSIGN(ancestors, writer->meta("ancestors"));
+  SOMFS_TRY_ASSIGN(fenced, writer->meta("fenced"));
   SOMFS_TRY_ASSIGN(host, writer->meta("host"));
   SOMFS_TRY_ASSIGN(committed, writer->number("committed"));
   SOMFS_TRY_ASSIGN(applied, writer->number("applied"));
@@ -291,15 +292,30 @@ std::uint64_t Mirror::applied_epoch() const { return impl_->applied; }
 
 Status Mirror::Impl::usable() const { return dead ? Status(pass_on(*dead)) : Status(); }
 
+// Back through its history, the newest first, to where the mirror stands; not beyond a history that a person decided against.
+bool Mirror::Impl::follows(const Hello& source) const {
+  auto stands = [&](const Uuid& u) { return u == generation; };
+  auto decided = [&](const Uuid& u) {
+    for (std::size_t at = 0; at < fenced.size(); at += u.bytes.size())
+      if (std::string_view(fenced).substr(at, u.bytes.size()) == u.raw()) return true;
+    return false;
+  };
+  if (stands(source.generation)) return true;
+  if (decided(source.generation)) return false;
+  for (auto at = source.ancestors.rbegin(); at != source.ancestors.rend(); ++at) {
+    if (stands(*at)) return true;
+    if (decided(*at)) return false;
+  }
+  return false;
+}
+
 Status Mirror::greet(const Hello& hello) {
   Impl& m = *impl_;
   SOMFS_TRY(m.usable());
   if (m.volume && hello.volume != m.volume)
     return fail(Exit::not_allowed, "this mirror belongs to another volume", m.volume.text(), "the source is " + hello.volume.text(),
                 "use another directory for this volume");
-  bool descends = hello.generation == m.generation;
-  for (const Uuid& a : hello.ancestors) descends = descends || a == m.generation;
-  if (m.generation && !descends)
+  if (m.generation && !m.follows(hello))
     return fail(Exit::person, "this mirror was written by a source that is no ancestor of this one", m.generation.text(),
                 "both sides may have been active", "decide which side is right: somfs-ctl split resolve");
   m.hello = hello;
@@ -491,6 +507,33 @@ void Mirror::Impl::abort(bool keep) noexcept {
 void Mirror::abort() noexcept { impl_->abort(); }
 
 std::string Mirror::held_reason() const { return impl_->held != 0 ? impl_->held_reason : std::string(); }
+
+Uuid Mirror::generation() const { return impl_->generation; }
+
+// Object ids and epochs of two histories may be alike by chance: what the catalog says is forgotten, so that the next epoch compares the tree.
+Status Mirror::decide_split(const Uuid& right) {
+  constexpr std::size_t kMostFenced = 256;
+  Impl& m = *impl_;
+  SOMFS_TRY(m.usable());
+  if (m.epoch) return fail(Exit::temporary, "an epoch is under way");
+  if (m.held != 0) return fail(Exit::person, "epoch " + std::to_string(m.held) + " waits for a decision", {}, m.held_reason, "somfs-ctl held accept or reject first");
+  if (!m.generation || right == m.generation) return fail(Exit::usage, "there is no split to resolve", {}, "the mirror goes with this source already");
+  const std::size_t one = right.bytes.size();
+  std::string fenced(m.generation.raw());
+  for (std::size_t at = 0; at < m.fenced.size() && fenced.size() < kMostFenced * one; at += one)
+    if (const auto u = std::string_view(m.fenced).substr(at, one); u != right.raw() && u != m.generation.raw()) fenced += u;
+  auto decided = [&]() -> Status {
+    SOMFS_TRY(m.writer->set_meta("fenced", fenced));
+    SOMFS_TRY(m.writer->set_meta("generation", right.raw()));
+    SOMFS_TRY(m.writer->set_number("rescan", 1));
+    return m.writer->commit();
+  };
+  SOMFS_TRY(m.writer->begin());
+  const Status done = decided();
+  if (!done) m.writer->rollback();
+  m.dead = Error{Exit::temporary, 0, "a split was resolved", {}, {}, "open the mirror again"};
+  return done;
+}
 
 Status Mirror::decide_held(bool accept) {
   SOMFS_TRY(impl_->usable());

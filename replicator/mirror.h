@@ -76,6 +76,11 @@ class Mirror {
   // An epoch held by the brake: accepted (applied) or rejected (forgotten; the next migration compares with the catalog).
   Status decide_held(bool accept);
 
+  Uuid generation() const;                             // of the source that wrote last; nil: nobody has
+  // A person decided, of two sources that both were active, for the one with this generation: the other history, and what descends from it,
+  // is refused from now on. The mirror's tree stays; the next epoch compares. It must be opened again. Exit::usage: there is nothing to decide.
+  Status decide_split(const Uuid& right);
+
  private:
   struct Impl;
   explicit Mirror(std::unique_ptr<Impl> impl);

@@ -61,7 +61,7 @@ struct Mirror::Impl {
   std::unique_ptr<CatalogDb> writer, reader;
   Leftovers leftovers;
   Uuid mirror, volume, generation;
-  std::string ancestors;                 // raw
+  std::string ancestors, fenced;         // raw; the second: generations that a person decided against, newest first
   std::string host;
   std::uint64_t committed = 0, applied = 0, held = 0, run = 0;
   bool pending = false, foreign = false;
@@ -82,6 +82,7 @@ struct Mirror::Impl {
   // What an unfinished epoch left: kept for a resume, or given up where room is short.
   Status give_up(const std::string& redo, bool keep);
   Status usable() const;
+  bool follows(const Hello& source) const;
   Status write_meta(const RedoHead& head, bool something);
   Result<std::string> brake(const Begin& begin, const CatalogPlay& play);
   Status check_space(std::uint64_t in_place);

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # A mirror daemon watches its sources: one that is silent becomes SUSPECT and LOST, however it came to be silent; one that said goodbye does
-# not; the hook is run at each change and can hold nobody up; a daemon that is started anew remembers.
+# not; the hook is run at each change and can hold nobody up; a daemon that is started anew remembers. And a split, over the network.
 . "$(dirname "$0")/lib.sh"
 
 d=$scratch/vol store=$scratch/store said=$scratch/said
@@ -155,4 +155,57 @@ daemon
 check "it is told" grep -q "what was known of the sources is forgotten" "$scratch/daemon.log"
 until_true is ALIVE
 
+echo "- a split"
+check "syncs" somfs-ctl sync "$d"
+check "unmounts" somfs-ctl umount "$d"
+copy=$scratch/copy
+cp -a "$d" "$copy"
+echo theirs >"$copy/theirs"; echo theirs >"$copy/file"
+check "mounts the copy" somfs "$copy"
+check "which goes on" somfs-ctl sync "$copy"
+same "at the mirror" "$(cat "$store/data/tree/file")" theirs
+check "unmounts it" somfs-ctl umount "$copy"
+check "mounts the first" somfs "$d"
+mirror_is() { [ "$(somfs-ctl status "$1" --json | field volumes.0.mirrors.0.state)" = "$2" ]; }
+until_true mirror_is "$d" SPLIT
+echo ours >"$d/file"
+code_is 8 somfs-ctl sync "$d"
+code_is 1 somfs-ctl split resolve "$d" "$target"
+code_is 1 somfs-ctl split resolve "$d" "$target" --keep both
+code_is 1 somfs-ctl split resolve "$d" "$target" --keep mirror
+code_is 10 somfs-ctl split resolve "$d" "$target" --keep source
+words=$(sed -n 's/.*run there: somfs-ctl \(split accept\) STORE\/data \([0-9a-f-]*\).*/\1 '"${store//\//\\/}"'\/data \2/p' "$scratch/err")
+check "what it says to run" test -n "$words"
+code_is 1 somfs-ctl split accept "$store/data" none
+code_is 1 somfs-ctl split accept "$target" "${words##* }"
+check "the mirror's side accepts" somfs-ctl $words --json
+same "said so" "$(field kept <"$scratch/out")" source
+code_is 1 somfs-ctl $words
+check "the source goes on" somfs-ctl sync "$d"
+check "equal" treecmp "$d" "$store/data/tree" --skip .somfs
+check "mounts the copy" somfs "$copy"
+until_true mirror_is "$copy" SPLIT
+echo "more of theirs" >"$copy/file"
+code_is 8 somfs-ctl sync "$copy"
+same "which changes nothing" "$(cat "$store/data/tree/file")" ours
+check "unmounts it" somfs-ctl umount "$copy"
+check "verifies" somfs-ctl verify "$d" "$target"
+
+echo "- and with the mirror's directory at hand"
+m=$scratch/mirror
+check "replicates" somfs-ctl replicate "$d" "$m"
+check "syncs" somfs-ctl sync "$d"
+code_is 1 somfs-ctl split resolve "$d" "$m" --keep source
+check "unmounts" somfs-ctl umount "$d"
+rm -rf "$copy"
+cp -a "$d" "$copy"
+check "mounts the copy" somfs "$copy"
+check "which goes on" somfs-ctl sync "$copy" "$m"
+check "unmounts it" somfs-ctl umount "$copy"
+check "mounts the first" somfs "$d"
+echo again >"$d/file"
+code_is 8 somfs-ctl sync "$d" "$m"
+check "resolves" somfs-ctl split resolve "$d" "$m" --keep source
+check "syncs" somfs-ctl sync "$d" "$m"
+check "equal" treecmp "$d" "$m/tree" --skip .somfs
 passed

@@ -380,6 +380,55 @@ TEST_F(MirrorTest, RefusesWhatItCannotMakeSenseOf) {
   EXPECT_EQ(compare(good, small()), "");
 }
 
+TEST_F(MirrorTest, ASplitIsResolvedForOneSideAndFencesTheOther) {
+  Scratch dir;
+  auto m = open(dir.path);
+  const Hello before = hello();
+  Hello copy = hello(), copys_heir = hello(), heir = hello();
+  copy.generation = Uuid::random();
+  copy.ancestors = {before.generation};
+  copys_heir.generation = Uuid::random();
+  copys_heir.ancestors = {before.generation, copy.generation};
+  heir.generation = Uuid::random();
+  heir.ancestors = {before.generation};
+  auto exit_of = [](const Status& s) { return s ? Exit::done : s.error().exit; };
+  EXPECT_EQ(exit_of(m->decide_split(before.generation)), Exit::usage) << "nobody has written";
+  ASSERT_TRUE(lands(*m, begin(0, 1), plan(empty(), small())));
+  EXPECT_EQ(exit_of(m->decide_split(before.generation)), Exit::usage);
+  State theirs = small();
+  theirs.add(theirs.root, "theirs", Kind::file);
+  theirs.sweep();
+  ASSERT_TRUE(m->greet(copy));
+  Begin next = begin(1, 2);
+  next.generation = copy.generation;
+  ASSERT_TRUE(model::run(*m, next, plan(small(), theirs)));
+  EXPECT_EQ(m->generation(), copy.generation);
+  EXPECT_EQ(exit_of(m->greet(before)), Exit::person);
+
+  ASSERT_TRUE(m->decide_split(before.generation));
+  EXPECT_EQ(exit_of(m->greet(before)), Exit::temporary) << "it must be opened again";
+  m.reset();
+  m = open(dir.path);
+  EXPECT_EQ(compare(dir.path, theirs), "") << "the tree stays until the next epoch";
+  EXPECT_EQ(m->welcome().epoch, 0u);
+  EXPECT_TRUE(m->welcome().foreign_tree) << "so that it is compared with";
+  EXPECT_EQ(m->welcome().volume, before.volume);
+  for (const Hello& right : {before, heir}) EXPECT_TRUE(m->greet(right));
+  for (const Hello& wrong : {copy, copys_heir}) EXPECT_EQ(exit_of(m->greet(wrong)), Exit::person) << "though it descends from what the mirror goes with";
+
+  // The other way round, and back.
+  ASSERT_TRUE(m->decide_split(copys_heir.generation));
+  m.reset();
+  m = open(dir.path);
+  EXPECT_TRUE(m->greet(copys_heir));
+  for (const Hello& wrong : {copy, before, heir}) EXPECT_EQ(exit_of(m->greet(wrong)), Exit::person);
+  ASSERT_TRUE(m->decide_split(before.generation));
+  m.reset();
+  m = open(dir.path);
+  EXPECT_TRUE(m->greet(heir));
+  for (const Hello& wrong : {copy, copys_heir}) EXPECT_EQ(exit_of(m->greet(wrong)), Exit::person);
+}
+
 TEST_F(MirrorTest, HostileRecordsAreRefusedAndTheOldEpochStays) {
   Scratch dir;
   auto m = open(dir.path);
