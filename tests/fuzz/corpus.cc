@@ -9,6 +9,7 @@
 #include "replicator/frame.h"
 #include "replicator/keys.h"
 #include "replicator/mirror_journal.h"
+#include "replicator/reception.h"
 #include "snapshot/dirty_set.h"
 #include "snapshot/journal_epochs.h"
 #include "snapshot/journal_log.h"
@@ -359,6 +360,44 @@ void channels() {
   channel(fuzz::ChannelInput::words, "banner", "somfs-channel 1 link zstd lz4\n");
 }
 
+void receptions() {
+  auto any = [](std::initializer_list<std::string> parts) {
+    std::string out(1, '\0');
+    for (const std::string& p : parts) out += part(0, p);
+    return out;
+  };
+  Banner source, mirror;
+  mirror.word = Banner::Word::mirror;
+  for (const auto word : {Banner::Word::link, Banner::Word::pair}) {
+    source.word = word;
+    const std::string lines = prologue(source.line(), mirror.line());
+    auto handshake = word == Banner::Word::link ? Handshake::link(fuzz::secret_of('i'), public_key(fuzz::secret_of('r')), lines)
+                                                : Handshake::pair(fuzz::secret_of('i'), PairingCode::make(public_key(fuzz::secret_of('r'))), lines);
+    seed("reception", word == Banner::Word::link ? "link" : "pair", any({source.line(), handshake.value().next_message().value(), std::string(100, 'x')}));
+  }
+  auto first = [](MessageType type, char flip, const std::string& body) {
+    return std::string("\x01") + static_cast<char>(type) + flip + std::string(2, '\5') + body;
+  };
+  seed("reception", "hello", first(MessageType::hello, 0, encode(model::hello())));
+  seed("reception", "flipped", first(MessageType::hello, 1, encode(model::hello())));
+  seed("reception", "packed", first(MessageType::records, 0, std::string(3000, 'x')));
+  Step step;
+  step.send = "answer";
+  seed("reception", "step", "\x02" + step.encode());
+  step.next = Step::Next::talk;
+  step.session = Session{CipherState(fuzz::secret_of('a')), CipherState(fuzz::secret_of('b')), fuzz::kHash, public_key(fuzz::secret_of('i'))};
+  seed("reception", "talk", "\x02" + step.encode());
+}
+
+void control() {
+  auto lines = [](const std::string& name, const std::string& text) { seed("control", name, std::string(1, '\0') + text); };
+  lines("requests", "{\"verb\":\"status\"}\n{\"verb\":\"replicate\",\"target\":\"/m\",\"rpo\":0.5}\n");
+  lines("answers", "{\"schema\":1,\"error\":{\"exit\":8,\"what\":\"held\",\"on\":\"x\",\"why\":\"y\",\"to_do\":\"z\"}}\n");
+  lines("others", "[1]\nnull\n\n{\n{\"error\":5}\n{\"error\":{\"exit\":\"x\"}}\n{\"verb\":");
+  seed("control", "sources", "\x01[{\"volume\":\"data\",\"state\":\"ALIVE\",\"heard\":1700000000,\"host\":\"web1\",\"connected\":true},"
+                             "{\"volume\":\"mail\",\"state\":\"UNWATCHED\",\"heard\":null}]");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -373,5 +412,7 @@ int main(int argc, char** argv) {
   store();
   redo();
   channels();
+  receptions();
+  control();
   config();
 }
