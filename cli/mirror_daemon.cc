@@ -68,6 +68,7 @@ class Watched final : public replicator::Transport {
   void close() noexcept override { transport_.close(); }
   std::uint64_t bytes_sent() const override { return transport_.bytes_sent(); }
   std::uint64_t bytes_received() const override { return transport_.bytes_received(); }
+  replicator::StageSums stages() const override { return transport_.stages(); }
 
  private:
   replicator::Transport& transport_;

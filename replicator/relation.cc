@@ -30,6 +30,25 @@ const char* state_after(const Error& e) {
   return e.exit == Exit::person ? e.what.starts_with("held") ? "HELD" : "SPLIT" : "DEGRADED";
 }
 
+// One sender at a time, whoever sends.
+class InTurn final : public Transport {
+ public:
+  explicit InTurn(std::unique_ptr<Transport> transport) : transport_(std::move(transport)) {}
+  Status send(Message message) override {
+    Lock l(mutex_);
+    return transport_->send(std::move(message));
+  }
+  Result<Message> receive() override { return transport_->receive(); }
+  void close() noexcept override { transport_->close(); }
+  std::uint64_t bytes_sent() const override { return transport_->bytes_sent(); }
+  std::uint64_t bytes_received() const override { return transport_->bytes_received(); }
+  StageSums stages() const override { return transport_->stages(); }
+
+ private:
+  const std::unique_ptr<Transport> transport_;
+  Mutex mutex_;
+};
+
 // Tells the mirror every few seconds that the source lives, for as long as the conversation does. Made before whatever closes the transport.
 class SignOfLife {
  public:
@@ -158,8 +177,9 @@ Status Relation::Impl::follow() {
       impl.wake.notify_all();
     }
   } forget{*this};
-  SignOfLife life(*transport);
-  Session session(*transport, talk);
+  InTurn in_turn(std::move(transport));
+  SignOfLife life(in_turn);
+  Session session(in_turn, talk);
   SOMFS_TRY(session.greet(volume.identity(), settings.options, kReplicate));
   if (settings.alive_s > 0) life.begin(settings.alive_s);
   {
