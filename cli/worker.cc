@@ -179,6 +179,7 @@ std::string Worker::finish(bool talked, int interrupt) {
 int worker_main(int argc, char** argv) {
   unsigned uid = 0, gid = 0;
   replicator::StreamSettings caller;
+  caller.silence_ms = replicator::kSilenceMs;
   const auto pipeline = argc < 6 ? std::nullopt : replicator::pipeline_mode(argv[4]);
   if (pipeline) caller.receiving = *pipeline;
   ::prctl(PR_SET_NAME, "somfs-worker");

@@ -113,7 +113,8 @@ class Stream final : public Transport {
   Stream(int in_fd, int out_fd, std::unique_ptr<Framing> framing, const StreamSettings& settings)
       : framing_(std::move(framing)), codec_(settings.codec), threads_(settings.threads != 0 ? settings.threads : std::min(cores(), kMostThreads)),
         sending_(settings.sending, Site::source, threads_), receiving_(settings.receiving, Site::mirror, threads_),
-        in_(in_fd), out_(out_fd == in_fd ? -1 : out_fd), out_fd_(out_fd), wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+        in_(in_fd), out_(out_fd == in_fd ? -1 : out_fd), out_fd_(out_fd), silence_ms_(settings.silence_ms),
+        wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
     if (settings.bwlimit != 0) bucket_.emplace(settings.bwlimit);
     int type = 0;
     socklen_t n = sizeof type;
@@ -256,13 +257,13 @@ class Stream final : public Transport {
   Result<std::unique_ptr<Incoming>> read_frame() {
     auto frame = std::make_unique<Incoming>();
     frame->header.resize(framing_->header_size());
-    SOMFS_TRY_ASSIGN(std::size_t got, read_some(frame->header.data(), frame->header.size()));
+    SOMFS_TRY_ASSIGN(std::size_t got, read_some(frame->header.data(), frame->header.size(), false));
     if (got == 0) return fail(Exit::link_down, "cannot receive", {}, "the other side went away");
     if (got < frame->header.size()) return fail(Exit::link_down, "cannot receive", {}, "the stream ends within a frame");
     SOMFS_TRY_ASSIGN(std::size_t size, framing_->body_size(frame->header));
     StageMeter::Run run(meter_, Stage::transfer, size);
     frame->body.resize(size);
-    SOMFS_TRY_ASSIGN(got, read_some(frame->body.data(), frame->body.size()));
+    SOMFS_TRY_ASSIGN(got, read_some(frame->body.data(), frame->body.size(), true));
     if (got < frame->body.size()) return fail(Exit::link_down, "cannot receive", {}, "the stream ends within a frame");
     SOMFS_TRY(framing_->take(*frame));
     return frame;
@@ -336,12 +337,14 @@ class Stream final : public Transport {
     incoming_->end();
   }
 
-  // Fewer than `n` only at the end of the stream.
-  Result<std::size_t> read_some(char* to, std::size_t n) {
+  // Fewer than `n` only at the end of the stream. Before a frame the other side may be silent as long as it likes, within one it may not.
+  Result<std::size_t> read_some(char* to, std::size_t n, bool within) {
     std::size_t got = 0;
     while (got < n) {
       pollfd p[2] = {{in_.get(), POLLIN, 0}, {wake_.get(), POLLIN, 0}};
-      if (::poll(p, 2, -1) < 0 && errno != EINTR) return link_error("cannot receive", errno);
+      const int ready = ::poll(p, 2, within || got != 0 ? silence_ms_ : -1);
+      if (ready < 0 && errno != EINTR) return link_error("cannot receive", errno);
+      if (ready == 0) return fail(Exit::link_down, "cannot receive", {}, "the other side fell silent within a frame");
       if (p[1].revents != 0) return closed_error();
       if (p[0].revents == 0) continue;
       ssize_t r = ::read(in_.get(), to + got, n - got);
@@ -416,6 +419,7 @@ class Stream final : public Transport {
   std::uint64_t received_bytes_ = 0;
   Fd in_, out_;
   const int out_fd_;
+  const int silence_ms_;
   Fd wake_;
   bool socket_ = false;
   std::optional<TokenBucket> bucket_;   // the writer's
@@ -445,7 +449,9 @@ std::unique_ptr<Transport> make_stream(int in_fd, int out_fd, const StreamSettin
 }
 
 std::unique_ptr<Transport> make_sealed_stream(int socket, std::unique_ptr<Channel> channel, const StreamSettings& settings) {
-  return make_stream(socket, socket, sealed_framing(std::move(channel)), settings);
+  StreamSettings network = settings;
+  network.silence_ms = kSilenceMs;
+  return make_stream(socket, socket, sealed_framing(std::move(channel)), network);
 }
 
 }  // namespace somfs::replicator

@@ -81,7 +81,10 @@ struct StreamSettings {
   Codec codec = Codec::snappy;                     // of what is sent; what comes says its own
   PipelineMode sending = PipelineMode::fine, receiving = PipelineMode::serial;
   unsigned threads = 0;                            // of a lane; 0: as many as there are cores, at most 4
+  int silence_ms = -1;                             // when nothing comes for so long in the middle of a frame the stream is over; -1: never
 };
+// On a network: as long as keep_alive() waits for a host that has gone.
+inline constexpr int kSilenceMs = 30'000;
 
 // Over descriptors (a pipe pair to ssh, a socket, standard input and output), which it owns from now on; they may be the same one.
 // What was sent still leaves at the end (for five seconds at most), unless close() was called. All its threads begin with it.

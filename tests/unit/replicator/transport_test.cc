@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -165,6 +166,26 @@ Result<Message> hear(std::string_view bytes) {
   EXPECT_EQ(write_all(peer.get(), bytes), 0);
   ::shutdown(peer.get(), SHUT_WR);
   return t->receive();
+}
+
+TEST(Stream, SilenceIsTheEndWithinAFrameAndNotBeforeOne) {
+  const std::string frame = encode_frame({MessageType::list, "hello"});
+  for (std::size_t part : {std::size_t{1}, kFrameHeader, frame.size() - 1}) {
+    int s[2];
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s), 0);
+    auto t = make_stream(s[0], s[0], plain_framing(), {.silence_ms = 1});
+    const Fd peer(s[1]);
+    std::jthread after_a_while([&] {
+      ::poll(nullptr, 0, 20);   // twenty times what is allowed within a frame
+      EXPECT_EQ(write_all(peer.get(), frame + frame.substr(0, part)), 0);
+    });
+    auto whole = t->receive();
+    ASSERT_TRUE(whole) << whole.error().line();
+    EXPECT_EQ(whole->body, "hello");
+    auto rest = t->receive();
+    ASSERT_FALSE(rest) << part;
+    EXPECT_EQ(rest.error().exit, Exit::link_down);
+  }
 }
 
 // What follows a hello is sealed for the volume it names: both ends take it from there.
