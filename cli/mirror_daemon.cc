@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <exception>
 #include <system_error>
 #include <utility>
@@ -39,6 +40,19 @@ Result<std::string> read_list(int dir, const char* name, std::size_t most) {
 }
 
 std::int64_t now_s() { return SystemClock().wall_ns() / 1'000'000'000; }
+
+constexpr std::chrono::seconds kHandOver{5};
+
+// A source that ends one conversation and begins the next, or asks somebody else to, may be here before the first is over on this side.
+Result<std::unique_ptr<replicator::Mirror>> open_mirror(const std::string& path, int wake) {
+  const auto until = std::chrono::steady_clock::now() + kHandOver;
+  for (;;) {
+    auto mirror = replicator::Mirror::open(path, replicator::Mirror::Mode::create);
+    if (mirror || mirror.error().exit != Exit::locked || std::chrono::steady_clock::now() >= until) return mirror;
+    pollfd p = {wake, POLLIN, 0};
+    if (::poll(&p, 1, 20) > 0) return mirror;
+  }
+}
 
 std::string who(int socket) {
   sockaddr_storage there{};
@@ -331,7 +345,7 @@ Status MirrorDaemon::converse(Guest& guest, bool& stranger) {
     SOMFS_TRY_ASSIGN(const replicator::AllowList peers, keys_.peers());
     SOMFS_TRY(peers.allow(caller.peer(), hello.volume_name, replicator::Right::migrate));
     visit.arrived(hello);
-    return replicator::Mirror::open(store_ + "/" + hello.volume_name, replicator::Mirror::Mode::create);
+    return open_mirror(store_ + "/" + hello.volume_name, wake_.get());
   });
 }
 

@@ -131,6 +131,14 @@ check "migrates while twenty say nothing" somfs-ctl migrate "$d" "$target" --qui
 kill "$idle"; wait "$idle" 2>/dev/null
 check "the daemon lives" kill -0 "$mirrord"
 
+echo "- a mirror that somebody still holds for a moment is waited for"
+flock "$store/data/.somfs-mirror/lock" sh -c "touch '$scratch/held'; sleep 0.7" &
+holder=$!
+started="$started $holder"
+for _ in $(seq 100); do [ -e "$scratch/held" ] && break; sleep 0.05; done
+check "migrates" somfs-ctl migrate "$d" "$target" --quiet
+wait "$holder"
+
 echo "- a daemon that is not there, and one that comes back"
 kill -TERM "$mirrord"; wait "$mirrord"
 same "it ended well" $? 0
