@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # The reliability campaign: power cuts of either side on three file systems, kills of every part, each run with another seed, until
 # SOMFS_SOAK_POINTS cuts and kills were made or SOMFS_SOAK_SECONDS have passed. One line per run; a failed one prints all it said and
-# its seed, with which it can be run again.
+# its seed, with which it can be run again. SOMFS_SOAK_ONLY='*replicat*' leaves out the runs whose names do not match.
 here=$(dirname "$0")
 : "${SOMFS_BIN:?the directory of the programs}" "${SOMFS_TOOLS:?the directory of the instruments}"
 points=${SOMFS_SOAK_POINTS:-1000} seconds=${SOMFS_SOAK_SECONDS:-14400} seed=${SOMFS_SEED:-$(date +%s)}
@@ -16,6 +16,8 @@ declare -A of
 run() { # run NAME COMMAND...: its last line but one says how many points it made
     local name=$1 n code
     shift
+    # shellcheck disable=SC2053
+    [[ $name == ${SOMFS_SOAK_ONLY:-*} ]] || return
     SOMFS_SEED=$seed "$@" >"$out" 2>&1
     code=$?
     if [ $code = 77 ]; then
@@ -38,11 +40,13 @@ while [ $made -lt "$points" ] && [ $SECONDS -lt "$seconds" ]; do
     for fs in ext4 xfs btrfs; do
         SOMFS_CUTS=${SOMFS_CUTS:-40} run "mirror-$fs" "$here/mirror_power_test.sh" $fs
         SOMFS_CUTS=${SOMFS_CUTS:-40} run "source-$fs" "$here/source_power_test.sh" $fs
+        SOMFS_CUTS=${SOMFS_CUTS:-40} run "source-replicating-$fs" "$here/source_power_test.sh" $fs replicate
         seed=$((seed + 1))
     done
     SOMFS_ROUNDS=${SOMFS_ROUNDS:-20} run kill "$here/kill_test.sh"
     SOMFS_ROUNDS=${SOMFS_ROUNDS:-20} run kill-parts "$here/kill_parts_test.sh"
     SOMFS_ROUNDS=${SOMFS_ROUNDS:-20} run replicate "$here/replicate_test.sh"
+    SOMFS_ROUNDS=${SOMFS_ROUNDS:-60} run replicate-chaos "$here/replicate_chaos_test.sh"
     [ $runs -gt $before ] || { echo "skipped: nothing of it can run here"; exit 77; }
     seed=$((seed + 1))
 done

@@ -4,10 +4,13 @@
 # migrates meanwhile, so that the mirror holds what the disk may not. After the cut, with another boot id: what was fsynced is there,
 # the start is known as a crash, and a migration to the mirror as it was makes it equal: nothing is missed, nothing too much remains.
 #
-#   source_power_test.sh FS      ext4, xfs or btrfs; SOMFS_CUTS random cuts besides one at each acknowledgement, SOMFS_SEED
+# With `replicate` the mirror follows by itself, and is the more often ahead of what the disk kept: the relation that the volume remembers
+# has to notice and to make it equal, without anybody's help.
+#
+#   source_power_test.sh FS [replicate]      ext4, xfs or btrfs; SOMFS_CUTS random cuts besides one at each acknowledgement, SOMFS_SEED
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/power.sh"
-fs=${1:-ext4} cuts=${SOMFS_CUTS:-16} seed=${SOMFS_SEED:-1} epochs=${SOMFS_EPOCHS:-5}
+fs=${1:-ext4} how=${2:-migrate} cuts=${SOMFS_CUTS:-16} seed=${SOMFS_SEED:-1} epochs=${SOMFS_EPOCHS:-5}
 RANDOM=$seed
 
 cat >"$scratch/writer.py" <<'PY'
@@ -63,7 +66,14 @@ after_cut() {
         sleep 0.1
     done
     same "the start is a crash" "$(field volumes.0.gap_scan.gap <"$scratch/status")" crashed || code=1
-    if check "migrates" somfs-ctl migrate "$v" "$m" --json --confirm-removal; then
+    if [ "$how" = replicate ]; then
+        check "syncs" somfs-ctl sync "$v" || code=1
+        check "equal" treecmp "$v" "$m/tree" --skip .somfs || code=1
+        echo again >"$v/again"
+        check "goes on" somfs-ctl sync "$v" || code=1
+        check "equal again" treecmp "$v" "$m/tree" --skip .somfs || code=1
+        check "verify" somfs-ctl verify "$v" "$m" || code=1
+    elif check "migrates" somfs-ctl migrate "$v" "$m" --json --confirm-removal; then
         strategy=$(field strategy <"$scratch/out")
         [ "$1" = 0 ] || same "strategy" "$strategy" gap-scan || code=1
         check "equal" treecmp "$v" "$m/tree" --skip .somfs || code=1
@@ -87,6 +97,11 @@ record_start "$fs"
 mkdir "$disk/vol"
 treegen "$disk/vol" --seed "$seed" --files 30 --profile small
 sync -f "$disk"
+if [ "$how" = replicate ]; then
+    # The writer removes files as it likes: that is no reason to hold anything.
+    conf=${disk#/}/vol
+    printf '[migrate]\nbrake = 1\n' >"$SOMFS_CONFIG_DIR/${conf//\//-}.conf"
+fi
 check "mounts" somfs "$disk/vol"
 mkdir "$disk/vol/w"
 python3 "$scratch/writer.py" "$disk/vol/w" "$scratch/stop" "$scratch/acks" "$scratch/device/entries" "$seed" 2>"$scratch/writer.err" &
@@ -94,8 +109,21 @@ writer=$!
 started="$started $writer"
 acked=(0)
 cp --sparse=always "$scratch/mirror.img" "$scratch/mirror-0.img"
+if [ "$how" = replicate ]; then
+    mount -o loop "$scratch/mirror.img" "$scratch/mirrored"
+    check "replicates" somfs-ctl replicate "$disk/vol" "$scratch/mirrored/mirror" --quiet
+    check "syncs" somfs-ctl sync "$disk/vol"
+fi
 for e in $(seq "$epochs"); do
     sleep 0.4
+    if [ "$how" = replicate ]; then
+        # What the mirror's disk holds at one moment, and how much had come to the source's.
+        fsfreeze -f "$scratch/mirrored"
+        acked[e]=$(recorded)
+        cp --sparse=always "$scratch/mirror.img" "$scratch/mirror-$e.img"
+        fsfreeze -u "$scratch/mirrored"
+        continue
+    fi
     mount -o loop "$scratch/mirror.img" "$scratch/mirrored"
     check "epoch $e" somfs-ctl migrate "$disk/vol" "$scratch/mirrored/mirror" --quiet --confirm-removal
     acked[e]=$(recorded)
@@ -108,6 +136,7 @@ wait "$writer" || { same "the writer ends well" "$(tail -1 "$scratch/writer.err"
 started=
 last=$(recorded)
 check "stops" somfs-ctl umount "$disk/vol"
+[ "$how" = migrate ] || umount "$scratch/mirrored"
 record_stop
 
 judge() { # judge K SEED
@@ -121,13 +150,14 @@ judge() { # judge K SEED
     done <"$scratch/acks"
     cp --sparse=always "$scratch/mirror-$e.img" "$scratch/mirror.img"
     mount -o loop "$scratch/mirror.img" "$scratch/mirrored"
+    treecmp "$disk/vol" "$scratch/mirrored/mirror/tree" --skip .somfs | grep -q "only in the second" && ahead=$((ahead + 1))
     unshare -m --propagation private bash -uc 'failures=0; after_cut "$1"' - "$e" >"$scratch/judged" 2>&1 || { same "cut at $at seed $2 onto mirror $e" failed well; sed 's/^/  /' "$scratch/judged"; }
     umount "$scratch/mirrored"
     uncut
 }
 export -f after_cut check same field
-export scratch disk
-done_cuts=0
+export scratch disk how
+done_cuts=0 ahead=0
 for e in $(seq "$epochs"); do judge "${acked[e]}" 0; done_cuts=$((done_cuts + 1)); done
 first=${acked[1]}
 for i in $(seq "$cuts"); do
@@ -140,5 +170,6 @@ for i in $(seq "$cuts"); do
     judge "$at" "$s"
     done_cuts=$((done_cuts + 1))
 done
-echo "source on $fs: $done_cuts cuts of $entries entries, seed $seed, $failures failures"
+[ "$ahead" -gt 0 ] || same "a mirror that is ahead" "never" "now and then"
+echo "source on $fs: $done_cuts cuts of $entries entries, the mirror ahead at $ahead, seed $seed, $failures failures"
 passed
