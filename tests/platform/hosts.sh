@@ -6,6 +6,7 @@
     SOMFS_TEST_HOST=1 exec unshare -n bash "$0" "$@"
 }
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/relay.sh"
 source_address=10.77.0.1 mirror_address=10.77.0.2
 
 unshare -n sleep infinity &
@@ -21,15 +22,3 @@ rate() {
     tc qdisc replace dev source root tbf rate "$1" burst 64kb latency 100ms &&
         "${there[@]}" tc qdisc replace dev mirror root tbf rate "$1" burst 64kb latency 100ms
 }
-
-# A relay on the mirror's host, which takes commands (tests/tools/relay.py); what it says stands in $scratch/relay.out.
-relay=$(cd "$(dirname "${BASH_SOURCE[0]}")/../tools" && pwd)/relay.py
-mkfifo "$scratch/relay.in"
-exec 7<>"$scratch/relay.in"
-start_relay() { # start_relay LISTEN TO [OPTION...]
-    "${there[@]}" python3 "$relay" --listen "$1" --to "$2" "${@:3}" <"$scratch/relay.in" >"$scratch/relay.out" 2>"$scratch/relay.err" 7>&- &
-    started="$started $!"
-    for _ in $(seq 200); do grep -q listening "$scratch/relay.out" && return; sleep 0.02; done
-    echo "FAILED: the relay does not listen"; cat "$scratch/relay.err"; exit 1
-}
-link() { echo "$*" >&7; }

@@ -3,7 +3,7 @@
 # A mirror daemon and a source on loopback: keys, pairing by code and by exchanged keys, migration, verification, and whoever is not
 # allowed: strangers, volumes that were not granted, used codes, another mirror's key, a wire that flips bits, a daemon that goes.
 . "$(dirname "$0")/lib.sh"
-here=$(cd "$(dirname "$0")" && pwd)
+. "$(dirname "$0")/relay.sh"
 
 store=$scratch/store d=$scratch/vol
 mkdir "$d"
@@ -86,19 +86,18 @@ check "the right key again" somfs-ctl pair "$target" --key "$(somfs-mirrord --st
 check "migrates" somfs-ctl migrate "$d" "$target" --quiet
 
 echo "- a wire that flips a bit, cuts, or says something else"
-python3 "$here/relay.py" "$port" >"$scratch/relay.out" 2>"$scratch/relay.err" &
-started="$started $!"
-for _ in $(seq 100); do relay=$(cat "$scratch/relay.out"); [ -n "$relay" ] && break; sleep 0.05; done
-sed -i "s|^127.0.0.1:$port \\(.*\\)|&\\n127.0.0.1:$relay \\1|" "$SOMFS_CONFIG_DIR/mirrors"
-through=somfs://127.0.0.1:$relay/data
+start_relay "127.0.0.1:$port"
+sed -i "s|^127.0.0.1:$port \\(.*\\)|&\\n127.0.0.1:$relay_port \\1|" "$SOMFS_CONFIG_DIR/mirrors"
+through=somfs://127.0.0.1:$relay_port/data
 cp -a "$store/data/tree" "$scratch/before"
 head -c 300000 /dev/urandom >"$d/new"
-for fault in "flip 700" "flip 100000" "cut 50000" "double 20000"; do
-    echo "$fault" >"$scratch/relay.fault"
+for fault in "flip up 700" "flip up 100000" "fin up 50000" "double up 20000"; do
+    link go
+    link each $fault
     code_is 12 somfs-ctl migrate "$d" "$through"
     check "nothing arrived ($fault)" treecmp "$scratch/before" "$store/data/tree"
 done
-echo none >"$scratch/relay.fault"
+link go
 check "then it does" somfs-ctl migrate "$d" "$through" --quiet
 check "equal" treecmp "$d" "$store/data/tree" --skip .somfs
 

@@ -91,7 +91,7 @@ on_the_way() { # on_the_way KIND: in a direction and after some bytes, when the 
     [ $((RANDOM % 3)) = 0 ] && way=down after=$((RANDOM % 300))
     before=$(said)
     link "$1" $way "$after"
-    for _ in $(seq 250); do [ "$(said)" -gt "$before" ] && { count "$(tail -n 1 "$scratch/relay.out" | cut -d' ' -f1-5)" "$1"; return; }; sleep 0.02; done
+    for _ in $(seq 1000); do [ "$(said)" -gt "$before" ] && { count "$(tail -n 1 "$scratch/relay.out" | cut -d' ' -f1-5)" "$1"; return; }; sleep 0.02; done
     same "round $i: $1 $way $after" "did not happen" "happened"
 }
 flip() { on_the_way flip; }
@@ -145,7 +145,7 @@ settle() { # while the writers run, and while they are held
 
 make_tree "$d/tree" --seed "$seed" --files 100 --profile small
 start_daemon
-start_relay "$mirror_address:7071" 127.0.0.1:7070 --delay 2 --seed "$seed"
+start_relay 127.0.0.1:7070 --listen "$mirror_address:7071" --delay 2 --seed "$seed"
 check "mounts" somfs "$d"
 check "a key" somfs-ctl keygen
 check "pairs" somfs-ctl pair "$target" "$(somfs-mirrord --store "$store" --invite data)"

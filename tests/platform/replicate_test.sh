@@ -3,7 +3,7 @@
 # Continuous replication: changes arrive by themselves, one instant after the other, whatever is killed or cut meanwhile; the words and
 # numbers of status, sync and lose; pause, resume, stop, a second mirror, a new mount; the brake.
 . "$(dirname "$0")/lib.sh"
-here=$(cd "$(dirname "$0")" && pwd)
+. "$(dirname "$0")/relay.sh"
 rounds=${SOMFS_ROUNDS:-6} seed=${SOMFS_SEED:-5}
 RANDOM=$seed
 
@@ -122,22 +122,21 @@ becomes SYNCED "$target"
 
 echo "- a wire that flips, cuts and doubles: nothing of it arrives, and it goes on by itself"
 check "stops" somfs-ctl replicate "$d" "$target" --stop
-python3 "$here/relay.py" "$port" >"$scratch/relay.out" 2>"$scratch/relay.err" &
-started="$started $!"
-for _ in $(seq 100); do relay=$(cat "$scratch/relay.out"); [ -n "$relay" ] && break; sleep 0.05; done
-sed -i "s|^127.0.0.1:$port \\(.*\\)|&\\n127.0.0.1:$relay \\1|" "$SOMFS_CONFIG_DIR/mirrors"
-through=somfs://127.0.0.1:$relay/data
+start_relay "127.0.0.1:$port"
+sed -i "s|^127.0.0.1:$port \\(.*\\)|&\\n127.0.0.1:$relay_port \\1|" "$SOMFS_CONFIG_DIR/mirrors"
+through=somfs://127.0.0.1:$relay_port/data
 check "replicates" somfs-ctl replicate "$d" "$through"
-for fault in "flip 20000" "cut 50000" "double 30000"; do
+for fault in "flip up 20000" "fin up 50000" "double up 30000"; do
     check "syncs" somfs-ctl sync "$d" "$through"
     check "pauses" somfs-ctl pause "$d" "$through"
     cp -a "$store/data/tree" "$scratch/before"
     head -c 100000 /dev/urandom >"$d/new"
-    echo "$fault" >"$scratch/relay.fault"
+    link go
+    link each $fault
     check "resumes" somfs-ctl resume "$d" "$through"
     becomes DEGRADED "$through"
     check "nothing arrived ($fault)" treecmp "$scratch/before" "$store/data/tree"
-    echo none >"$scratch/relay.fault"
+    link go
     check "then it does" somfs-ctl sync "$d" "$through"
     check "equal" treecmp "$d" "$store/data/tree" --skip .somfs
     rm -rf "$scratch/before"

@@ -114,6 +114,10 @@ class Relay:
         for s in (near, far):
             s.setblocking(False)
             s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # A reset that was lost on the way is not sent again: without these the other side would never hear of it.
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in ((socket.TCP_KEEPIDLE, 1), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 10)):
+                s.setsockopt(socket.IPPROTO_TCP, option, value)
         self.count += 1
         connection = Connection(self.count, near, far)
         for way in connection.ways:
