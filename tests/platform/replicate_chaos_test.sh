@@ -5,6 +5,9 @@
 # After each fault the mirror as it is at that moment, copied and recovered alone, is one past instant of the source and none before the
 # last look; then everything is mended, a sync succeeds, both sides are equal and `verify` says so.
 #
+# Seen to catch: a mirror that swaps two records of data in a group; one that is opened without its redo list being played; a dropped
+# chunk for whose rest both sides waited for ever; a `verify` that found the mirror held by the conversation before.
+#
 #   replicate_chaos_test.sh      SOMFS_ROUNDS, SOMFS_SEED
 . "$(dirname "$0")/hosts.sh"
 rounds=${SOMFS_ROUNDS:-16} seed=${SOMFS_SEED:-5}
