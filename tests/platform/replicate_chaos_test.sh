@@ -23,7 +23,6 @@ truncate -s 96M "$scratch/mirror.img"
 mkfs.ext4 -q "$scratch/mirror.img"
 mount -o loop "$scratch/mirror.img" "$disk" || skip "cannot mount ext4 here"
 rate 200mbit || echo "(the link has no limit here: no tbf)"
-number() { echo $((RANDOM * 32768 + RANDOM)); }
 nap() { sleep "$(printf '0.%03d' $((RANDOM % ${1:-700})))"; }
 
 start_daemon() {
