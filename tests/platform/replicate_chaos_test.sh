@@ -5,7 +5,8 @@
 # After each fault the mirror as it is at that moment, copied and recovered alone, is one past instant of the source and none before the
 # last look; then everything is mended, a sync succeeds, both sides are equal and `verify` says so.
 #
-# Seen to catch: a mirror that swaps two records of data in a group; one that is opened without its redo list being played; a dropped
+# Seen to catch: a mirror that swaps two records of data in a group; one that is opened without its redo list being played; frames taken
+# though their tag does not fit (a flipped bit in a file, in the fifth flip); a dropped
 # chunk for whose rest both sides waited for ever; a `verify` that found the mirror held by the conversation before.
 #
 #   replicate_chaos_test.sh      SOMFS_ROUNDS, SOMFS_SEED
