@@ -25,6 +25,12 @@ Result<replicator::Pacing> pacing_of(const std::string& text) {
   return fail(Exit::usage, "unknown pacing", printable(text), {}, "use bottleneck, paper or none");
 }
 
+Result<replicator::Mode> mode_of(const std::string& text) {
+  for (auto m : {replicator::Mode::async, replicator::Mode::sync})
+    if (text == replicator::name_of(m)) return m;
+  return fail(Exit::usage, "unknown mode", printable(text), {}, "use async or sync");
+}
+
 class TargetConnector final : public replicator::Connector {
  public:
   TargetConnector(Target target, const replicator::StreamSettings& link) : target_(std::move(target)), settings_(link) {}
@@ -78,13 +84,13 @@ Json pipeline_json(const Json& stored, const replicator::RelationStatus& s, cons
 // A snapshot that lasts as long as this object, and a view of it.
 class Moment {
  public:
-  static Result<std::unique_ptr<Moment>> cut(const Replication::Parts& parts, const char* purpose, std::uint64_t number, bool flush) {
+  static Result<std::unique_ptr<Moment>> cut(const Replication::Parts& parts, const char* purpose, std::uint64_t number) {
     snapshot::SnapshotInfo info;
     info.name = purpose + std::to_string(::getpid()) + "-" + std::to_string(number);
     info.for_migration = true;
     info.expires_ns = parts.clock.wall_ns() + static_cast<std::int64_t>(parts.config.expire_s * 1e9);
     const std::string name = info.name;
-    SOMFS_TRY_ASSIGN(const auto report, parts.cut(std::move(info), flush));
+    SOMFS_TRY_ASSIGN(const auto report, parts.cut(std::move(info)));
     auto moment = std::make_unique<Moment>(parts.store, name, report.epoch);
     SOMFS_TRY_ASSIGN(moment->view_, snapshot::View::open(parts.root_fd, parts.store_fd, name));
     return moment;
@@ -111,11 +117,11 @@ class Moment {
 // A moment, and the target's lock.
 class Replication::OneInstant final : public replicator::Instant {
  public:
-  static Result<std::unique_ptr<Instant>> make(const Replication& all, const std::string& target, bool flush, std::uint64_t number) {
+  static Result<std::unique_ptr<Instant>> make(const Replication& all, const std::string& target, std::uint64_t number) {
     auto made = std::make_unique<OneInstant>(all.parts_, target);
     made->hold_ = all.parts_.locks.take(target);
     if (!made->hold_) return fail(Exit::locked, "another run is under way to", printable(target));
-    SOMFS_TRY_ASSIGN(made->moment_, Moment::cut(all.parts_, kReplicate, number, flush));
+    SOMFS_TRY_ASSIGN(made->moment_, Moment::cut(all.parts_, kReplicate, number));
     made->tree_ = replicator::tree_of(made->moment_->view());
     made->identity_ = all.identity();
     return made;
@@ -167,8 +173,8 @@ class Replication::OneInstant final : public replicator::Instant {
 Replication::Replication(Parts parts) : parts_(std::move(parts)) {}
 Replication::~Replication() { close(); }
 
-Result<std::unique_ptr<replicator::Instant>> Replication::cut(const std::string& target, bool flush) {
-  return OneInstant::make(*this, target, flush, ++cuts_);
+Result<std::unique_ptr<replicator::Instant>> Replication::cut(const std::string& target) {
+  return OneInstant::make(*this, target, ++cuts_);
 }
 
 replicator::Source Replication::identity() const {
@@ -189,9 +195,11 @@ std::int64_t Replication::changed_since_ns(std::uint64_t epoch) const { return p
 Result<replicator::RelationSettings> Replication::settings_of(const Json& stored) const {
   replicator::RelationSettings s;
   s.target = stored.value("target", "");
-  const std::string mode = stored.value("mode", "async"), pipeline = stored.value("pipeline", "");
-  if (mode != "async") return fail(Exit::usage, "replication in mode " + printable(mode) + " is not in this version", {}, {}, "use --mode async");
-  SOMFS_TRY_ASSIGN(const auto link, link_settings(parts_.config, pipeline, stored.value("compress", "")));
+  SOMFS_TRY_ASSIGN(s.mode, mode_of(stored.value("mode", "async")));
+  s.sync_timeout_s = stored.value("sync_timeout", s.sync_timeout_s);
+  if (!(s.sync_timeout_s >= 0.01 && s.sync_timeout_s <= 60))
+    return fail(Exit::usage, "cannot replicate like that:", "an answer may wait for 0.01 to 60 seconds", {}, "see --sync-timeout");
+  SOMFS_TRY_ASSIGN(const auto link, link_settings(parts_.config, stored.value("pipeline", ""), stored.value("compress", "")));
   SOMFS_TRY_ASSIGN(s.pace.pacing, pacing_of(stored.value("pacing", "bottleneck")));
   // Every group costs some flushes on both sides: more than fifty a second, or all of a disk's time, would be felt by the application.
   s.pace.min_s = 0.02;
@@ -251,7 +259,32 @@ Status Replication::start(const Json& stored, bool probe) {
   }
   settings.target = target.text;
   entry.relation = std::make_shared<replicator::Relation>(*this, std::move(connector), settings, entry.stored.value("paused", false), parts_.clock);
+  entry.mode = settings.mode;
+  note_modes();
   return reached;
+}
+
+void Replication::note_modes() {
+  bool attests = false;
+  for (const auto& [target, entry] : relations_) attests = attests || entry.mode == replicator::Mode::sync;
+  attests_.store(attests, std::memory_order_relaxed);
+}
+
+void Replication::attest(std::function<void()> answer) noexcept {
+  std::vector<std::shared_ptr<replicator::Relation>> all;
+  {
+    Lock l(mutex_);
+    for (const auto& [target, entry] : relations_)
+      if (entry.relation && entry.mode == replicator::Mode::sync) all.push_back(entry.relation);
+  }
+  if (all.size() == 1) return all.front()->attest(std::move(answer));
+  // The last one answers.
+  auto left = std::make_shared<std::atomic<std::size_t>>(all.size() + 1);
+  auto one = [left, answer = std::move(answer)] {
+    if (--*left == 0) answer();
+  };
+  for (const auto& relation : all) relation->attest(one);
+  one();
 }
 
 Status Replication::store_all() {
@@ -314,6 +347,7 @@ Result<Json> Replication::replicate(const Json& request) {
   Lock one(changing_);
   Json stored{{"target", request.value("target", "")}, {"mode", request.value("mode", "async")}, {"pipeline", request.value("pipeline", "")}, {"compress", request.value("compress", "")},
               {"pacing", request.value("pacing", "bottleneck")}, {"rpo", request.value("rpo", 0.0)}, {"paused", false}};
+  if (request.contains("sync_timeout")) stored["sync_timeout"] = request["sync_timeout"];
   SOMFS_TRY(start(stored, true));
   SOMFS_TRY(store_all());
   return Json{{"schema", 1}, {"target", stored["target"]}, {"replicating", true}};
@@ -329,6 +363,7 @@ Result<Json> Replication::stop(const Json& request) {
     Lock l(mutex_);
     ending = std::move(relations_[target].relation);
     relations_.erase(target);
+    note_modes();
   }
   if (ending) ending->end(replicator::kStopped);
   SOMFS_TRY(store_all());
@@ -354,6 +389,9 @@ Result<Json> Replication::sync(const Json& request, const std::function<bool()>&
   const std::int64_t start = parts_.clock.mono_ns();
   const double timeout = request.value("timeout", 60.0);
   auto passed = [&] { return static_cast<double>(parts_.clock.mono_ns() - start) / 1e9; };
+  // On this thread: a relation that waited for it could not attest what others wait for.
+  if (!parts_.flush(timeout))
+    return fail(Exit::lag, "not everything is at the mirror", printable(which.begin()->first), "flushing the files open for writing took too long", "give it longer with --timeout");
   Json targets = Json::array();
   for (const auto& [target, relation] : which) {
     SOMFS_TRY(relation->sync(timeout - passed(), gone));
@@ -371,7 +409,7 @@ Result<Json> Replication::lose(const Json& request) {
     targets.push_back(t->target);
   }
   if (targets.empty()) return fail(Exit::usage, "no mirror holds anything of", printable(parts_.dir), {}, "everything would be lost: somfs-ctl migrate or replicate first");
-  SOMFS_TRY_ASSIGN(auto moment, Moment::cut(parts_, kLose, ++cuts_, false));
+  SOMFS_TRY_ASSIGN(auto moment, Moment::cut(parts_, kLose, ++cuts_));
   snapshot::View& view = moment->view();
   Json list = Json::array();
   for (const std::string& target : targets) {
@@ -428,6 +466,7 @@ std::map<std::string, Json> Replication::status() const {
     if (s.percent >= 0) m["percent"] = s.percent;
     const auto link = link_settings(parts_.config, entry.stored.value("pipeline", ""), entry.stored.value("compress", ""));
     m["pipeline"] = pipeline_json(entry.stored, s, link.value_or(parts_.config.link));
+    if (entry.mode == replicator::Mode::sync) m["answers"] = {{"wait", s.holding}, {"waiting", s.waiting}};
     out.emplace(target, std::move(m));
   }
   return out;

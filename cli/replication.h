@@ -3,6 +3,7 @@
 // control socket. Each keeps one mirror in step (replicator/relation.h); the slower never holds up the other.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -11,6 +12,7 @@
 #include "cli/config.h"
 #include "cli/control.h"
 #include "cli/lease.h"
+#include "common/change.h"
 #include "common/clock.h"
 #include "common/result.h"
 #include "common/sync.h"
@@ -21,7 +23,8 @@
 
 namespace somfs::cli {
 
-class Replication final : public replicator::Replicated {
+// Witness of the mount: what it is asked to attest is with every mirror that keeps up and is replicated to in mode sync.
+class Replication final : public replicator::Replicated, public Witness {
  public:
   struct Parts {
     std::string dir, mountpoint;
@@ -32,7 +35,9 @@ class Replication final : public replicator::Replicated {
     snapshot::Store& store;
     TargetLocks& locks;
     // One cut, as a snapshot of that name.
-    std::function<Result<snapshot::CutReport>(snapshot::SnapshotInfo info, bool flush)> cut;
+    std::function<Result<snapshot::CutReport>(snapshot::SnapshotInfo info)> cut;
+    // Has the kernel write back what is dirty in its caches; false: not within so many seconds.
+    std::function<bool(double seconds)> flush;
   };
   explicit Replication(Parts parts);
   ~Replication() override;
@@ -40,6 +45,9 @@ class Replication final : public replicator::Replicated {
   Status open();                           // starts what is stored; what cannot be read is Exit::configuration
   void changed() noexcept;                 // an epoch has its first change: from the data path
   void close();                            // ends all; what is stored stays
+
+  bool wanted() const noexcept override { return attests_.load(std::memory_order_relaxed); }
+  void attest(std::function<void()> answer) noexcept override EXCLUDES(mutex_);
 
   // "replicate", "replicate-stop", "pause", "resume", "sync", "lose". `gone`: the client is.
   Result<Json> serve(const std::string& verb, const Json& request, const std::function<bool()>& gone);
@@ -51,7 +59,7 @@ class Replication final : public replicator::Replicated {
   Aside step_aside(const std::string& target);   // null: no relation
 
   // For its relations.
-  Result<std::unique_ptr<replicator::Instant>> cut(const std::string& target, bool flush) override;
+  Result<std::unique_ptr<replicator::Instant>> cut(const std::string& target) override;
   replicator::Source identity() const override;
   std::uint64_t acknowledged(const std::string& target) const override;
   std::int64_t changed_since_ns(std::uint64_t epoch) const override;
@@ -60,11 +68,13 @@ class Replication final : public replicator::Replicated {
   struct Entry {
     Json stored;                           // as in the file
     std::shared_ptr<replicator::Relation> relation;
+    replicator::Mode mode = replicator::Mode::async;
   };
   class OneInstant;
 
   Result<replicator::RelationSettings> settings_of(const Json& stored) const;
   Status start(const Json& stored, bool probe) EXCLUDES(mutex_);
+  void note_modes() REQUIRES(mutex_);
   Status store_all() REQUIRES(changing_) EXCLUDES(mutex_);
   // Of the request's target, or of all where it names none.
   Result<std::map<std::string, std::shared_ptr<replicator::Relation>>> asked_for(const Json& request) const EXCLUDES(mutex_);
@@ -76,6 +86,7 @@ class Replication final : public replicator::Replicated {
 
   const Parts parts_;
   std::atomic<std::uint64_t> cuts_{0};
+  std::atomic<bool> attests_{false};       // a relation has the mode sync
   Mutex changing_;                         // one change of the relations at a time; before mutex_
   mutable Mutex mutex_;
   std::map<std::string, Entry> relations_ GUARDED_BY(mutex_);

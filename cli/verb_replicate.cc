@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Continuous replication: begin it, end it, hold it, wait for it, and ask what would be lost now.
 #include <cstdio>
+#include <optional>
 
 #include "cli/target.h"
 #include "cli/terminal.h"
@@ -13,6 +14,7 @@ namespace {
 struct Options {
   std::string dir, target, mode = "async", pipeline, compress, pacing = "bottleneck";
   double rpo = 0, timeout = 60;
+  std::optional<double> sync_timeout;
   bool stop = false;
 };
 
@@ -43,7 +45,10 @@ Result<Exit> replicate(const Options& o, Terminal& t) {
     return Exit::done;
   }
   if (o.target.empty()) return fail(Exit::usage, "no target", {}, {}, "see somfs-ctl replicate --help");
-  SOMFS_TRY_ASSIGN(const Json j, ask_of(o, "replicate", {{"mode", o.mode}, {"pipeline", o.pipeline}, {"compress", o.compress}, {"pacing", o.pacing}, {"rpo", o.rpo}}));
+  Json how{{"mode", o.mode}, {"pipeline", o.pipeline}, {"compress", o.compress}, {"pacing", o.pacing}, {"rpo", o.rpo}};
+  if (o.sync_timeout && o.mode != "sync") return fail(Exit::usage, "--sync-timeout belongs to --mode sync");
+  if (o.sync_timeout) how["sync_timeout"] = *o.sync_timeout;
+  SOMFS_TRY_ASSIGN(const Json j, ask_of(o, "replicate", std::move(how)));
   t.result(j, "replicating to " + printable(j.value("target", "")) + ", also after the next mount; see somfs-ctl status " + printable(o.dir) + "\n");
   return Exit::done;
 }
@@ -80,7 +85,8 @@ void add_replicate(CLI::App& app, Run& run) {
     return sub;
   };
   CLI::App* sub = add("replicate", "Keep a mirror in step from now on: every change reaches it, one instant after the other", replicate);
-  sub->add_option("--mode", o->mode, "async: the application never waits")->capture_default_str();
+  sub->add_option("--mode", o->mode, "async: the application never waits; sync: what it makes durable is so at the mirror before it is answered")->capture_default_str();
+  sub->add_option("--sync-timeout", o->sync_timeout, "Mode sync: seconds that an answer waits at most (default: 2)")->check(CLI::Range(0.01, 60.0));
   sub->add_option("--pipeline", o->pipeline, "How this side spreads its work over threads: auto (default), serial, fine, threaded, hybrid");
   sub->add_option("--compress", o->compress, "On the link: snappy (default), lz4, zstd, none");
   sub->add_option("--pacing", o->pacing, "How long a group is collected: bottleneck, paper or none")->capture_default_str();

@@ -65,6 +65,8 @@ std::string screen(const Json& v) {
                     human_seconds(p.value("interval_s", 0.0)).c_str(), p.value("pace", "").c_str());
       s += row("", b);
     }
+    if (m.contains("answers"))
+      s += row("", std::string("mode sync: ") + (m["answers"].value("wait", false) ? std::to_string(m["answers"].value("waiting", 0ull)) + " answers wait for it now" : "no answer waits for it until it has caught up"));
   }
   if (v["mirrors"].empty()) s += row("mirrors", "none yet: somfs-ctl migrate DIR TARGET");
   std::string force;

@@ -218,10 +218,10 @@ struct Volume::Impl {
   std::unique_ptr<fs::Cow> cow;
   std::unique_ptr<fs::Capture> capture;
   std::unique_ptr<SnapshotTree> tree;
-  std::unique_ptr<fs::Mount> mount;
-  std::unique_ptr<snapshot::Coordinator> coordinator;
   TargetLocks locks;
+  std::unique_ptr<snapshot::Coordinator> coordinator;
   std::unique_ptr<Replication> replication;
+  std::unique_ptr<fs::Mount> mount;
   std::unique_ptr<ControlServer> server;
   std::jthread housekeeper;
 
@@ -352,6 +352,11 @@ Status Volume::Impl::open_parts() {
   coordinator = std::make_unique<snapshot::Coordinator>(*gate, std::move(a), clock);
   SOMFS_TRY(open_writers());
 
+  replication = std::make_unique<Replication>(Replication::Parts{
+      options.dir, options.mountpoint, options.config, clock, own.get(), backing->fd(), store_dir.get(), *journal, *store, locks,
+      [this](snapshot::SnapshotInfo info) { return cut(std::move(info), {.writers = false, .flush = false}); },
+      [this](double seconds) { return mount->barrier(std::chrono::milliseconds(static_cast<std::int64_t>(std::clamp(seconds, 0.001, 1e6) * 1e3))); }});
+
   fs::MountOptions m;
   m.writeback = options.writeback;
   m.read_only = options.read_only;
@@ -360,12 +365,9 @@ Status Volume::Impl::open_parts() {
   m.allow_other = options.allow_other;
   m.options = options.mount_options;
   m.fsname = options.dir;
-  SOMFS_TRY_ASSIGN(mount, fs::Mount::open(*backing, m, fs::Chain(gate.get(), {cow.get(), capture.get()}), store.get(), journal.get(), tree.get()));
+  SOMFS_TRY_ASSIGN(mount, fs::Mount::open(*backing, m, fs::Chain(gate.get(), {cow.get(), capture.get()}), store.get(), journal.get(), tree.get(), replication.get()));
   last_change_seen_ns = clock.mono_ns();
   last_seq_seen = journal->last_seq();
-  replication = std::make_unique<Replication>(Replication::Parts{
-      options.dir, options.mountpoint, options.config, clock, own.get(), backing->fd(), store_dir.get(), *journal, *store, locks,
-      [this](snapshot::SnapshotInfo info, bool flush) { return cut(std::move(info), {.writers = false, .flush = flush}); }});
   if (journal->gap_scan_wanted()) gap_scan = std::make_unique<snapshot::GapScan>(backing->fd(), *journal, scan);
   SOMFS_TRY_ASSIGN(server, ControlServer::start(options.dir, options.mountpoint, [this](Connection& c, const Json& r) { serve(c, r); }));
   housekeeper = std::jthread([this](const std::stop_token& stop) { keep_house(stop); });

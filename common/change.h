@@ -97,6 +97,19 @@ class Freezer {
   virtual Held thaw() = 0;
 };
 
+// Attests what was promised: an answer that says "durable" may have to wait until somebody else holds it durably as well.
+class Witness {
+ public:
+  virtual ~Witness() = default;
+  // Cheap: whether any answer may have to wait at all. A caller may skip the call below when false.
+  virtual bool wanted() const noexcept = 0;
+  // What the answer covers is durable here, and its changes were accepted. `answer` runs once and soon: on this thread before this
+  // returns, or on another when the witness holds all that was accepted before the call, or is not waited for any longer. It must
+  // neither throw nor wait. The caller holds no lock, and does not wait: a freeze need not wait for it either. Whoever the witness needs
+  // for its work must not ask it, or both wait until time is up.
+  virtual void attest(std::function<void()> answer) noexcept = 0;
+};
+
 // Keeps what is about to be overwritten, for the newest snapshot. The caller holds the object's lock, or the namespace lock
 // for names. Nothing is returned: when a pre-image cannot be kept, the snapshots that need it are dropped, and the write goes on.
 class PreImages {

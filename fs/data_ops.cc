@@ -63,6 +63,7 @@ OpenFile* Passthrough::opened(Node& n, Fd fd, int flags) {
   file->fd = std::move(fd);
   file->writes = (flags & O_ACCMODE) != O_RDONLY;
   file->direct = (flags & O_DIRECT) != 0;
+  file->durable = (flags & (O_DSYNC | O_SYNC)) != 0;
   file->prompt = (flags & (O_DSYNC | O_SYNC | O_DIRECT)) != 0;
   nodes_.opened(n);
   if (file->writes) writers_.add(&n);
@@ -223,12 +224,22 @@ void Passthrough::do_write(Write& r) {
       chain_.after(op);
     }
   }
-  if (err != 0)
+  if (err != 0) {
     fuse_reply_err(r.req, err);
-  else if (direct && n.cached.load())
-    direct_replies_->answer(r.req, ino(n), r.off, static_cast<std::size_t>(put));
+    return;
+  }
+  const bool drop_pages = direct && n.cached.load();
+  auto answer = [this, req = r.req, ino = ino(n), off = r.off, done = static_cast<std::size_t>(put), drop_pages] {
+    if (drop_pages)
+      direct_replies_->answer(req, ino, off, done);
+    else
+      fuse_reply_write(req, done);
+  };
+  // Pages that the kernel writes back promise nothing: an fsync follows.
+  if (!r.page && (r.flags & (O_SYNC | O_DSYNC)) != 0)
+    when_attested(r.req, n, answer);
   else
-    fuse_reply_write(r.req, static_cast<std::size_t>(put));
+    answer();
 }
 
 void Passthrough::fsync(fuse_req_t req, fuse_ino_t ino, bool data_only, fuse_file_info* fi) {
@@ -239,7 +250,10 @@ void Passthrough::fsync(fuse_req_t req, fuse_ino_t ino, bool data_only, fuse_fil
   int fd = file_of(fi).fd.get();
   int err = (data_only ? ::fdatasync(fd) : ::fsync(fd)) == 0 ? 0 : errno;
   marks_durable();
-  fuse_reply_err(req, err);
+  if (err != 0)
+    fuse_reply_err(req, err);
+  else
+    when_attested(req, node(ino), [req] { fuse_reply_err(req, 0); });
 }
 
 struct Passthrough::Allocate {
@@ -286,7 +300,10 @@ void Passthrough::do_allocate(Allocate& r) {
     // For want of room, or on a broken disk, it may have been carried out in part.
     if (err == 0 || err == ENOSPC || err == EDQUOT || err == EIO) chain_.after(op);
   }
-  fuse_reply_err(r.req, err);
+  if (err == 0 && r.file.durable)
+    when_attested(r.req, n, [req = r.req] { fuse_reply_err(req, 0); });
+  else
+    fuse_reply_err(r.req, err);
 }
 
 struct Passthrough::CopyRange {
@@ -332,10 +349,13 @@ void Passthrough::do_copy(CopyRange& r) {
       chain_.after(op);
     }
   }
+  auto answer = [req = r.req, done = static_cast<std::size_t>(put)] { fuse_reply_write(req, done); };
   if (err != 0)
     fuse_reply_err(r.req, err);
+  else if (r.out.durable)
+    when_attested(r.req, n, answer);
   else
-    fuse_reply_write(r.req, static_cast<std::size_t>(put));
+    answer();
 }
 
 void Passthrough::lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, fuse_file_info* fi) {

@@ -110,7 +110,10 @@ void Passthrough::fsyncdir(fuse_req_t req, fuse_ino_t ino, bool data_only, fuse_
   int fd = ::dirfd(dir_of(fi).dir);
   int err = (data_only ? ::fdatasync(fd) : ::fsync(fd)) == 0 ? 0 : errno;
   marks_durable();
-  fuse_reply_err(req, err);
+  if (err != 0)
+    fuse_reply_err(req, err);
+  else
+    when_attested(req, node(ino), [req] { fuse_reply_err(req, 0); });
 }
 
 }  // namespace somfs::fs

@@ -20,7 +20,7 @@ constexpr double kForever = 86400;
 }  // namespace
 
 Passthrough::Passthrough(const PassthroughOptions& options, const Chain& chain, PreImages* pre_images, ChangeSink* sink,
-                         VirtualTree* tree, const Negotiation& negotiation, const Look& root)
+                         VirtualTree* tree, Witness* witness, const Negotiation& negotiation, const Look& root)
     : root_fd_(options.root_fd),
       writeback_(options.writeback),
       file_atime_(options.keep_atime ? O_NOATIME : 0),
@@ -29,6 +29,7 @@ Passthrough::Passthrough(const PassthroughOptions& options, const Chain& chain, 
       pre_images_(pre_images),
       sink_(sink),
       tree_(tree),
+      witness_(witness),
       negotiation_(negotiation),
       excludes_(options.excludes),
       nodes_(options.root_fd, root,

@@ -125,7 +125,7 @@ std::size_t settle_process() {
 Mount::Mount(const Backing& backing, Chain chain) : backing_(backing), chain_(std::move(chain)) {}
 
 Result<std::unique_ptr<Mount>> Mount::open(const Backing& backing, const MountOptions& options, Chain chain,
-                                           PreImages* pre_images, ChangeSink* sink, VirtualTree* tree) {
+                                           PreImages* pre_images, ChangeSink* sink, VirtualTree* tree, Witness* witness) {
   std::unique_ptr<Mount> m(new Mount(backing, std::move(chain)));
   Look root;
   if (int e = look(backing.fd(), "", &root); e != 0) return fail_errno("cannot stat", printable(backing.dir()), e);
@@ -139,7 +139,7 @@ Result<std::unique_ptr<Mount>> Mount::open(const Backing& backing, const MountOp
   po.keep_dir_atime = po.keep_atime || options.no_dir_atime;
   std::size_t allowed = settle_process();
   po.descriptors = options.descriptors != 0 ? options.descriptors : allowed;
-  m->passthrough_ = std::make_unique<Passthrough>(po, m->chain_, pre_images, sink, tree, *m->negotiation_, root);
+  m->passthrough_ = std::make_unique<Passthrough>(po, m->chain_, pre_images, sink, tree, witness, *m->negotiation_, root);
   m->data_ = {m->passthrough_.get(), m->negotiation_.get()};
 
   std::string all = mount_options(backing, options);
@@ -267,7 +267,8 @@ bool Mount::barrier(std::chrono::milliseconds longest) {
   });
   if (items.empty()) return true;
   reap(false);
-  pid_t child = ::fork();
+  OwnFlushers& flushers = passthrough_->own_flushers();
+  pid_t child = flushers.start();
   if (child < 0) return false;
   if (child == 0) {
     // It must neither outlive the daemon nor keep the connection to the kernel open.
@@ -279,7 +280,11 @@ bool Mount::barrier(std::chrono::milliseconds longest) {
   pollfd p{pidfd.get(), POLLIN, 0};
   bool in_time = pidfd && ::poll(&p, 1, static_cast<int>(longest.count())) == 1;
   int status = 0;
-  if (in_time) return ::waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+  if (in_time) {
+    const bool flushed = ::waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    flushers.reaped(child);
+    return flushed;
+  }
   // It dies when the request it waits for is answered: nobody waits for that here.
   ::kill(child, SIGKILL);
   Lock l(mutex_);
@@ -289,7 +294,11 @@ bool Mount::barrier(std::chrono::milliseconds longest) {
 
 void Mount::reap(bool wait) {
   Lock l(mutex_);
-  std::erase_if(late_, [&](pid_t pid) { return ::waitpid(pid, nullptr, wait ? 0 : WNOHANG) != 0; });
+  std::erase_if(late_, [&](pid_t pid) {
+    if (::waitpid(pid, nullptr, wait ? 0 : WNOHANG) == 0) return false;
+    passthrough_->own_flushers().reaped(pid);
+    return true;
+  });
 }
 
 }  // namespace somfs::fs

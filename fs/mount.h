@@ -36,15 +36,16 @@ class Passthrough;
 
 class Mount {
  public:
-  // Mounts. `backing` is borrowed and outlives this, as does everything else handed in; sink, pre_images and tree may be null.
+  // Mounts. `backing` is borrowed and outlives this, as does everything else handed in; sink, pre_images, tree and witness may be null.
   // The journal and the store can be opened beneath backing.fd() before.
   static Result<std::unique_ptr<Mount>> open(const Backing& backing, const MountOptions& options, Chain chain,
-                                             PreImages* pre_images, ChangeSink* sink, VirtualTree* tree);
+                                             PreImages* pre_images, ChangeSink* sink, VirtualTree* tree, Witness* witness = nullptr);
   ~Mount();
   Mount(const Mount&) = delete;
   Mount& operator=(const Mount&) = delete;
 
-  // Serves until it is unmounted, by umount(8) or stop(). Parked operations must have been released by whoever parked them.
+  // Serves until it is unmounted, by umount(8) or stop(). Parked operations must have been released, and what waits for the witness
+  // answered, before this is destroyed.
   Status run();
   // Unmounts; from any thread but one that serves. Files still open keep the tree from going at once: it is flushed and detached.
   void stop();

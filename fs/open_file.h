@@ -22,6 +22,7 @@ struct OpenFile {
                           // application that takes O_DIRECT back by fcntl(2)
   bool writes = false;
   bool direct = false;    // O_DIRECT: buffers must be aligned
+  bool durable = false;   // O_SYNC or O_DSYNC: what is answered is durable
   bool prompt = false;    // O_SYNC, O_DSYNC or O_DIRECT: marks must be durable before a write is issued
 
   int readable() const { return plain ? plain.get() : fd.get(); }

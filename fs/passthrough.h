@@ -16,6 +16,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/change.h"
@@ -25,6 +26,7 @@
 #include "fs/negotiation.h"
 #include "fs/node.h"
 #include "fs/open_file.h"
+#include "fs/own_flushers.h"
 #include "fs/virtual_tree.h"
 
 namespace somfs::fs {
@@ -62,7 +64,7 @@ class Passthrough {
  public:
   // `chain` outlives this; the others may be null.
   Passthrough(const PassthroughOptions& options, const Chain& chain, PreImages* pre_images, ChangeSink* sink, VirtualTree* tree,
-              const Negotiation& negotiation, const Look& root);
+              Witness* witness, const Negotiation& negotiation, const Look& root);
 
   // The library's table; the session's user data must be a SessionData.
   static const fuse_lowlevel_ops& operations();
@@ -79,6 +81,7 @@ class Passthrough {
 
   NodeTable& nodes() { return nodes_; }
   Writers& writers() { return writers_; }
+  OwnFlushers& own_flushers() { return own_flushers_; }
 
   // Reading: lookups and attributes (lookup_ops.cc).
   void lookup(fuse_req_t req, fuse_ino_t parent, const char* name);
@@ -208,6 +211,15 @@ class Passthrough {
   void marks_durable() {
     if (sink_ != nullptr) sink_->make_marks_durable();
   }
+  // Runs `answer`, which tells that something of the object is durable, when the witness, if there is one, attests it. Under no lock;
+  // the object may be gone by then.
+  template <typename Answer>
+  void when_attested(fuse_req_t req, Node& node, Answer answer) {
+    if (witness_ == nullptr || !witness_->wanted() || own_flushers_.contains(fuse_req_ctx(req)->pid) || excluded(node))
+      answer();
+    else
+      witness_->attest(std::move(answer));
+  }
   Fd open_node(Node& node, int flags);
   OpenFile* opened(Node& node, Fd fd, int flags);
   void closed(OpenFile* file);
@@ -220,12 +232,14 @@ class Passthrough {
   PreImages* const pre_images_;
   ChangeSink* const sink_;
   VirtualTree* const tree_;
+  Witness* const witness_;
   const Negotiation& negotiation_;
   const Excludes excludes_;
   fuse_session* session_ = nullptr;
   std::optional<DirectReplies> direct_replies_;
   NodeTable nodes_;
   Writers writers_;
+  OwnFlushers own_flushers_;
   Mutex rename_lock_;  // outermost: taken for renames that move a directory to another one
 };
 

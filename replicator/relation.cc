@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
+#include <cstdio>
 #include <mutex>
 #include <random>
 #include <thread>
@@ -11,6 +12,7 @@
 #include "common/log.h"
 #include "common/printable.h"
 #include "common/sync.h"
+#include "replicator/held_answers.h"
 #include "replicator/migration.h"
 
 namespace somfs::replicator {
@@ -25,6 +27,12 @@ constexpr std::chrono::seconds kGoodbye{2};           // how long an end waits f
 constexpr auto kLook = std::chrono::milliseconds(500);  // whether the conversation still stands, while there is nothing to say
 
 std::chrono::steady_clock::time_point at(std::int64_t mono_ns) { return std::chrono::steady_clock::time_point(std::chrono::nanoseconds(mono_ns)); }
+
+std::string seconds(double s) {
+  char b[32];
+  std::snprintf(b, sizeof b, "%g s", s);
+  return b;
+}
 
 const char* state_after(const Error& e) {
   return e.exit == Exit::person ? e.what.starts_with("held") ? "HELD" : "SPLIT" : "DEGRADED";
@@ -70,10 +78,14 @@ class SignOfLife {
 
 }  // namespace
 
+const char* name_of(Mode mode) { return mode == Mode::sync ? "sync" : "async"; }
+
 struct Relation::Impl {
   Impl(Replicated& v, std::unique_ptr<Connector> c, RelationSettings s, bool p, const Clock& k)
       : volume(v), connector(std::move(c)), settings(std::move(s)), clock(k), pace(make_pace(settings.pace)), paused(p),
-        decision(pace->decision()) {}
+        decision(pace->decision()) {
+    if (settings.mode == Mode::sync) answers = std::make_unique<HeldAnswers>(settings.sync_timeout_s, clock, [this] { look(); }, [this] { too_late(); });
+  }
 
   void run();
   Status follow();
@@ -86,6 +98,16 @@ struct Relation::Impl {
   void back_off(const Error& error);
   void note_trouble(const Error& error);
   void measure(const MigrateReport& report, std::int64_t begun, std::int64_t own_ns);
+  // An answer waits.
+  void look() {
+    Lock l(mutex);
+    wake.notify_all();
+  }
+  void too_late();
+  // What waits for the mirror is answered without it. Not under the lock.
+  void let_go() {
+    if (answers) answers->let_go();
+  }
   bool leaving() REQUIRES(mutex) { return stop || paused || aside != 0; }
   void cancel() REQUIRES(mutex) {
     if (progress != nullptr) progress->cancelled = true;
@@ -126,6 +148,7 @@ struct Relation::Impl {
   RelationStatus counts GUARDED_BY(mutex);
   Decision decision GUARDED_BY(mutex);
 
+  std::unique_ptr<HeldAnswers> answers;                // mode sync. Its lock comes after `mutex`; begin() only while not leaving()
   std::jthread thread;                                 // last: ends first
 };
 
@@ -142,6 +165,7 @@ void Relation::Impl::run() {
     connector->interrupt(false);
     // A pause that came in between interrupted before this: it is seen in follow(), a later one interrupts again.
     Status s = follow();
+    let_go();
     const Status far = connector->finish();
     {
       Lock l(mutex);
@@ -215,7 +239,8 @@ Relation::Impl::Next Relation::Impl::wait_for_work(const Session& session, bool 
     if (leaving()) return Next::leave;
     if (first) return Next::cut;
     const std::int64_t now = clock.mono_ns();
-    if (sync_wanted > sync_done && waiting != 0 && (vetoes == 0 || now >= next_cut)) return Next::cut;
+    const bool asked = (sync_wanted > sync_done && waiting != 0) || (answers && answers->waiting() != 0);
+    if (asked && (vetoes == 0 || now >= next_cut)) return Next::cut;
     if (dirty) {
       if (now >= next_cut) return Next::cut;
       wake.wait_until(mutex, at(next_cut));
@@ -226,20 +251,20 @@ Relation::Impl::Next Relation::Impl::wait_for_work(const Session& session, bool 
 }
 
 Status Relation::Impl::land(Session& session, Progress& talk) {
-  std::uint64_t wanted = 0;
-  bool flush = false;
+  std::uint64_t wanted = 0, newest = 0;
   const std::int64_t begun = clock.mono_ns();
   {
     Lock l(mutex);
     wanted = sync_wanted;
-    flush = wanted > sync_done && waiting != 0;
+    newest = answers ? answers->newest() : 0;          // before the cut: what waits later may not be covered
     dirty = false;                                     // before the cut: what comes after it says so again
     under_way = begun;
   }
   talk.phase = "snapshot";
-  auto instant = volume.cut(settings.target, flush);
+  auto instant = volume.cut(settings.target);
   const std::int64_t cut_done = clock.mono_ns();
   if (!instant) {
+    if (instant.error().exit == Exit::veto && vetoes + 1 >= kManyVetoes) let_go();
     Lock l(mutex);
     dirty = true;
     under_way = 0;
@@ -275,31 +300,49 @@ Status Relation::Impl::land(Session& session, Progress& talk) {
   const std::int64_t now = clock.mono_ns();
   measure(*report, begun, cut_done - begun + now - landed_at);
 
-  Lock l(mutex);
-  landed = (*instant)->epoch();
-  fresh = connected = true;
-  under_way = 0;
-  decision = pace->decision();
-  next_cut = begun + static_cast<std::int64_t>(decision.interval_s * 1e9);
-  sync_done = std::max(sync_done, wanted);
-  trouble = nullptr;
-  reason.clear();
-  if (!report->unreadable.empty()) {
-    trouble = "DEGRADED";
-    trouble_exit = Exit::partial;
-    reason = std::to_string(report->unreadable.size()) + " files could not be read: " + report->unreadable.front();
-    next_cut = now + static_cast<std::int64_t>(settings.unreadable_s * 1e9);
-    dirty = true;
+  const std::uint64_t epoch = (*instant)->epoch();
+  const bool partial = !report->unreadable.empty();
+  // Who had to wait for too long waits again once the mirror keeps up: it holds everything, or the next answers would be in time.
+  const bool keeps_up = answers && !partial && (volume.changed_since_ns(epoch) == 0 || static_cast<double>(now - begun) < settings.sync_timeout_s * 1e9 / 2);
+  {
+    Lock l(mutex);
+    landed = epoch;
+    fresh = connected = true;
+    under_way = 0;
+    decision = pace->decision();
+    next_cut = begun + static_cast<std::int64_t>(decision.interval_s * 1e9);
+    sync_done = std::max(sync_done, wanted);
+    trouble = nullptr;
+    reason.clear();
+    if (partial) {
+      trouble = "DEGRADED";
+      trouble_exit = Exit::partial;
+      reason = std::to_string(report->unreadable.size()) + " files could not be read: " + report->unreadable.front();
+      next_cut = now + static_cast<std::int64_t>(settings.unreadable_s * 1e9);
+      dirty = true;
+    }
+    ++counts.groups;
+    counts.bytes += report->bytes_source;
+    counts.bytes_wire += report->bytes_wire;
+    counts.times = report->times;
+    counts.times[static_cast<std::size_t>(Stage::group)] += static_cast<double>(cut_done - begun + now - landed_at) / 1e9;
+    counts.sent_s = report->sent_s;
+    counts.committed_s = report->committed_s;
+    if (keeps_up && !leaving()) answers->begin();
+    wake.notify_all();
   }
-  ++counts.groups;
-  counts.bytes += report->bytes_source;
-  counts.bytes_wire += report->bytes_wire;
-  counts.times = report->times;
-  counts.times[static_cast<std::size_t>(Stage::group)] += static_cast<double>(cut_done - begun + now - landed_at) / 1e9;
-  counts.sent_s = report->sent_s;
-  counts.committed_s = report->committed_s;
-  wake.notify_all();
+  if (answers) answers->landed(newest);
+  if (partial) let_go();
   return {};
+}
+
+void Relation::Impl::too_late() {
+  {
+    Lock l(mutex);
+    dirty = true;                                      // the next epoch tells whether it has caught up
+    wake.notify_all();
+  }
+  log::warning("replication to {}: an answer waited for {}; until the mirror has caught up, none waits", printable(settings.target), seconds(settings.sync_timeout_s));
 }
 
 // What the pace is told. What this side does around an epoch, cutting and noting the acknowledgement, is part of its grouping.
@@ -374,6 +417,7 @@ void Relation::end(const char* how) {
     impl_->goodbye = how;
     impl_->cancel();
   }
+  impl_->let_go();
   impl_->hang_up(how);
   if (impl_->thread.joinable()) impl_->thread.join();
 }
@@ -385,6 +429,7 @@ void Relation::step_aside(bool aside) {
       ++impl_->aside;
       impl_->cancel();
     }
+    impl_->let_go();
     impl_->connector->interrupt(true);
     Lock l(impl_->mutex);
     while (impl_->talking) impl_->wake.wait(impl_->mutex);
@@ -430,7 +475,21 @@ void Relation::pause(bool paused) {
     impl_->reason.clear();
     impl_->wake.notify_all();
   }
-  if (paused) impl_->hang_up(kPaused);
+  if (!paused) return;
+  impl_->let_go();
+  impl_->hang_up(kPaused);
+}
+
+void Relation::attest(std::function<void()> answer) noexcept {
+  if (impl_->answers && impl_->answers->holding()) {
+    std::uint64_t landed = 0;
+    {
+      Lock l(impl_->mutex);
+      landed = impl_->landed;
+    }
+    if (impl_->volume.changed_since_ns(landed) != 0 && impl_->answers->hold(answer)) return;
+  }
+  answer();
 }
 
 RelationStatus Relation::status() const {
@@ -448,8 +507,15 @@ RelationStatus Relation::status() const {
     const bool slow = impl_->under_way != 0 && impl_->clock.mono_ns() - impl_->under_way > kLong;
     if (impl_->paused) s.state = "PAUSED";
     else if (impl_->trouble != nullptr) s.state = impl_->trouble;
-    else if (!impl_->connected || slow) s.state = "CATCHING-UP";
+    else if (impl_->answers && impl_->answers->late()) {
+      s.state = "DEGRADED";
+      s.reason = "an answer waited for " + seconds(impl_->settings.sync_timeout_s) + ": until the mirror has caught up, none waits";
+    } else if (!impl_->connected || slow || (impl_->answers && !impl_->answers->holding())) s.state = "CATCHING-UP";
     else s.state = "SYNCED";
+    if (impl_->answers) {
+      s.holding = impl_->answers->holding();
+      s.waiting = impl_->answers->waiting();
+    }
     if (!impl_->connected && s.reason.empty()) s.reason = impl_->paused ? "" : impl_->progress == nullptr ? "connecting" : "comparing with the mirror";
     if (const Progress* p = impl_->progress; p != nullptr && impl_->under_way != 0 && p->bytes_total != 0)
       s.percent = std::min(100.0, 100.0 * static_cast<double>(p->bytes) / static_cast<double>(p->bytes_total));

@@ -2,7 +2,7 @@
 // A relation: one volume kept in step with one mirror for as long as it lasts. A thread of its own cuts one instant of the volume after
 // the other and lands each as one epoch: cut → what changed since the mirror's last epoch → send → committed there → acknowledge here.
 // While the mirror is away nothing is lost and nobody waits: the volume's journal keeps what changed (invariant 2), and the next epoch
-// brings all of it. How often it cuts is for the pace to say (pace.h).
+// brings all of it. How often it cuts is for the pace to say (pace.h); but when an answer waits (mode sync) it cuts at once.
 //
 //   CATCHING-UP <--> SYNCED       the first epoch of a conversation, and any that takes long, is CATCHING-UP
 //       |  ^           |
@@ -38,7 +38,7 @@ class Instant {
 class Replicated {
  public:
   virtual ~Replicated() = default;
-  virtual Result<std::unique_ptr<Instant>> cut(const std::string& target, bool flush) = 0;
+  virtual Result<std::unique_ptr<Instant>> cut(const std::string& target) = 0;
   virtual Source identity() const = 0;                      // volume, generation, ancestors
   virtual std::uint64_t acknowledged(const std::string& target) const = 0;   // the epoch whose end the mirror is known to hold; 0: none
   // Wall clock of the first change after the end of `epoch`; 0: nothing has changed since.
@@ -54,8 +54,16 @@ class Connector {
   virtual void interrupt(bool on) = 0;                      // from any thread: ends the one under way; while on, none begins
 };
 
+enum class Mode : std::uint8_t {
+  async,  // the application never waits
+  sync,   // what is answered as durable is so at the mirror, as long as that keeps up
+};
+const char* name_of(Mode mode);
+
 struct RelationSettings {
   std::string target;
+  Mode mode = Mode::async;
+  double sync_timeout_s = 2;                                // sync: an answer waits no longer; the state is DEGRADED then
   PaceSettings pace;
   MigrateOptions options;
   double first_retry_s = 0.2, last_retry_s = 30;            // after a failure; doubling in between, and scattered
@@ -73,6 +81,8 @@ struct RelationStatus {
   double lag_s = -1;
   std::uint64_t groups = 0, bytes = 0, bytes_wire = 0;      // landed since the start of this process
   std::uint64_t failures = 0;
+  bool holding = false;                                     // sync: answers wait for the mirror
+  std::size_t waiting = 0;                                  // ... and so many do
   double sent_s = 0, committed_s = 0;                       // of the last one
   StageTimes times{};
   Decision decision;
@@ -87,6 +97,8 @@ class Relation {
   Relation& operator=(const Relation&) = delete;
 
   void changed() noexcept;                                  // something changed in the volume: from the data path, never waits long
+  // Mode sync, as Witness::attest(): runs the answer at once, or when the mirror holds what it covers, or does not keep up.
+  void attest(std::function<void()> answer) noexcept;
   void pause(bool paused);                                  // the mirror is told, where a conversation is under way
   // While somebody else talks to the mirror. Returns when the conversation is over. Every true is followed by a false.
   void step_aside(bool aside);
@@ -95,7 +107,7 @@ class Relation {
   // Whether the mirror can be reached and takes this volume. After so many seconds the connector is interrupted.
   static Status probe(Connector& connector, const Source& identity, const MigrateOptions& options, double seconds);
   RelationStatus status() const;
-  // Returns when the mirror holds, and shows, everything that had happened when it was called. `give_up` is asked now and then.
+  // Returns when the mirror holds, and shows, everything that had been captured when it was called. `give_up` is asked now and then.
   // Paused, or not there in time: Exit::lag, or the exit that says why, with the state.
   Status sync(double timeout_s, const std::function<bool()>& give_up);
 

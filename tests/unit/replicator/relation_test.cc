@@ -36,7 +36,7 @@ class Live final : public Replicated {
     }
     if (first && relation != nullptr) relation->changed();
   }
-  Result<std::unique_ptr<Instant>> cut(const std::string&, bool) override {
+  Result<std::unique_ptr<Instant>> cut(const std::string&) override {
     Lock l(mutex_);
     if (busy) return fail(Exit::locked, "somebody else cuts");
     const std::uint64_t epoch = world_.cut();
