@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "cli/target.h"
@@ -26,9 +27,9 @@ Result<replicator::Pacing> pacing_of(const std::string& text) {
 }
 
 Result<replicator::Mode> mode_of(const std::string& text) {
-  for (auto m : {replicator::Mode::async, replicator::Mode::sync})
+  for (auto m : {replicator::Mode::async, replicator::Mode::semi, replicator::Mode::sync})
     if (text == replicator::name_of(m)) return m;
-  return fail(Exit::usage, "unknown mode", printable(text), {}, "use async or sync");
+  return fail(Exit::usage, "unknown mode", printable(text), {}, "use async, semi or sync");
 }
 
 class TargetConnector final : public replicator::Connector {
@@ -199,6 +200,9 @@ Result<replicator::RelationSettings> Replication::settings_of(const Json& stored
   s.sync_timeout_s = stored.value("sync_timeout", s.sync_timeout_s);
   if (!(s.sync_timeout_s >= 0.01 && s.sync_timeout_s <= 60))
     return fail(Exit::usage, "cannot replicate like that:", "an answer may wait for 0.01 to 60 seconds", {}, "see --sync-timeout");
+  s.lag_bound_s = stored.value("lag_bound", s.lag_bound_s);
+  if (!(s.lag_bound_s >= 0.1 && s.lag_bound_s <= 3600))
+    return fail(Exit::usage, "cannot replicate like that:", "the lag may be bound to 0.1 to 3600 seconds", {}, "see --lag-bound");
   SOMFS_TRY_ASSIGN(const auto link, link_settings(parts_.config, stored.value("pipeline", ""), stored.value("compress", "")));
   SOMFS_TRY_ASSIGN(s.pace.pacing, pacing_of(stored.value("pacing", "bottleneck")));
   // Every group costs some flushes on both sides: more than fifty a second, or all of a disk's time, would be felt by the application.
@@ -206,6 +210,8 @@ Result<replicator::RelationSettings> Replication::settings_of(const Json& stored
   s.pace.share = 0.5;
   s.pace.lanes = replicator::lanes_of(link.sending);
   s.pace.rpo_s = stored.value("rpo", 0.0);
+  // Nobody is slowed down because groups were collected for longer than there was need.
+  if (s.mode == replicator::Mode::semi) s.pace.rpo_s = s.pace.rpo_s == 0 ? s.lag_bound_s : std::min(s.pace.rpo_s, s.lag_bound_s);
   if (const std::string wrong = s.pace.problem(); !wrong.empty()) return fail(Exit::usage, "cannot replicate like that:", wrong);
   s.options.brake_share = parts_.config.brake;
   char host[256] = {};
@@ -264,18 +270,44 @@ Status Replication::start(const Json& stored, bool probe) {
   return reached;
 }
 
+std::vector<std::shared_ptr<replicator::Relation>> Replication::of_mode(replicator::Mode mode) const {
+  std::vector<std::shared_ptr<replicator::Relation>> all;
+  for (const auto& [target, entry] : relations_)
+    if (entry.relation && entry.mode == mode) all.push_back(entry.relation);
+  return all;
+}
+
 void Replication::note_modes() {
-  bool attests = false;
-  for (const auto& [target, entry] : relations_) attests = attests || entry.mode == replicator::Mode::sync;
-  attests_.store(attests, std::memory_order_relaxed);
+  attests_.store(!of_mode(replicator::Mode::sync).empty(), std::memory_order_relaxed);
+  slows_.store(!of_mode(replicator::Mode::semi).empty(), std::memory_order_relaxed);
+}
+
+std::chrono::nanoseconds Replication::slowdown() const noexcept {
+  std::chrono::nanoseconds longest{0};
+  if (!slows_.load(std::memory_order_relaxed)) return longest;
+  Lock l(mutex_);
+  for (const auto& [target, entry] : relations_)
+    if (entry.relation && entry.mode == replicator::Mode::semi) longest = std::max(longest, entry.relation->slowdown());
+  return longest;
+}
+
+Replication::Excuse Replication::excuse() {
+  auto excused = std::make_shared<std::vector<std::shared_ptr<replicator::Relation>>>();
+  {
+    Lock l(mutex_);
+    *excused = of_mode(replicator::Mode::sync);
+  }
+  for (const auto& relation : *excused) relation->excuse(true);
+  return Excuse(excused.get(), [excused](void*) {
+    for (const auto& relation : *excused) relation->excuse(false);
+  });
 }
 
 void Replication::attest(std::function<void()> answer) noexcept {
   std::vector<std::shared_ptr<replicator::Relation>> all;
   {
     Lock l(mutex_);
-    for (const auto& [target, entry] : relations_)
-      if (entry.relation && entry.mode == replicator::Mode::sync) all.push_back(entry.relation);
+    all = of_mode(replicator::Mode::sync);
   }
   if (all.size() == 1) return all.front()->attest(std::move(answer));
   // The last one answers.
@@ -347,6 +379,7 @@ Result<Json> Replication::replicate(const Json& request) {
   Lock one(changing_);
   Json stored{{"target", request.value("target", "")}, {"mode", request.value("mode", "async")}, {"pipeline", request.value("pipeline", "")}, {"compress", request.value("compress", "")},
               {"pacing", request.value("pacing", "bottleneck")}, {"rpo", request.value("rpo", 0.0)}, {"paused", false}};
+  if (request.contains("lag_bound")) stored["lag_bound"] = request["lag_bound"];
   if (request.contains("sync_timeout")) stored["sync_timeout"] = request["sync_timeout"];
   SOMFS_TRY(start(stored, true));
   SOMFS_TRY(store_all());
@@ -466,6 +499,7 @@ std::map<std::string, Json> Replication::status() const {
     if (s.percent >= 0) m["percent"] = s.percent;
     const auto link = link_settings(parts_.config, entry.stored.value("pipeline", ""), entry.stored.value("compress", ""));
     m["pipeline"] = pipeline_json(entry.stored, s, link.value_or(parts_.config.link));
+    if (entry.mode == replicator::Mode::semi) m["slowdown_ms"] = s.slowdown_s * 1e3;
     if (entry.mode == replicator::Mode::sync) m["answers"] = {{"wait", s.holding}, {"waiting", s.waiting}};
     out.emplace(target, std::move(m));
   }

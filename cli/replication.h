@@ -4,10 +4,12 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "cli/config.h"
 #include "cli/control.h"
@@ -49,6 +51,12 @@ class Replication final : public replicator::Replicated, public Witness {
   bool wanted() const noexcept override { return attests_.load(std::memory_order_relaxed); }
   void attest(std::function<void()> answer) noexcept override EXCLUDES(mutex_);
 
+  // How much later what changes something starts now, for the sake of the mirrors in mode semi.
+  std::chrono::nanoseconds slowdown() const noexcept EXCLUDES(mutex_);
+  // While held, nothing waits to be attested: what a cut prepares makes things durable, and no mirror gets further before that cut.
+  using Excuse = std::shared_ptr<void>;
+  Excuse excuse() EXCLUDES(mutex_);
+
   // "replicate", "replicate-stop", "pause", "resume", "sync", "lose". `gone`: the client is.
   Result<Json> serve(const std::string& verb, const Json& request, const std::function<bool()>& gone);
   // One entry of the status's "mirrors" for each relation, by target.
@@ -75,6 +83,7 @@ class Replication final : public replicator::Replicated, public Witness {
   Result<replicator::RelationSettings> settings_of(const Json& stored) const;
   Status start(const Json& stored, bool probe) EXCLUDES(mutex_);
   void note_modes() REQUIRES(mutex_);
+  std::vector<std::shared_ptr<replicator::Relation>> of_mode(replicator::Mode mode) const REQUIRES(mutex_);
   Status store_all() REQUIRES(changing_) EXCLUDES(mutex_);
   // Of the request's target, or of all where it names none.
   Result<std::map<std::string, std::shared_ptr<replicator::Relation>>> asked_for(const Json& request) const EXCLUDES(mutex_);
@@ -86,7 +95,7 @@ class Replication final : public replicator::Replicated, public Witness {
 
   const Parts parts_;
   std::atomic<std::uint64_t> cuts_{0};
-  std::atomic<bool> attests_{false};       // a relation has the mode sync
+  std::atomic<bool> attests_{false}, slows_{false};   // a relation has the mode sync, semi
   Mutex changing_;                         // one change of the relations at a time; before mutex_
   mutable Mutex mutex_;
   std::map<std::string, Entry> relations_ GUARDED_BY(mutex_);

@@ -14,7 +14,7 @@ namespace {
 struct Options {
   std::string dir, target, mode = "async", pipeline, compress, pacing = "bottleneck";
   double rpo = 0, timeout = 60;
-  std::optional<double> sync_timeout;
+  std::optional<double> lag_bound, sync_timeout;
   bool stop = false;
 };
 
@@ -46,6 +46,8 @@ Result<Exit> replicate(const Options& o, Terminal& t) {
   }
   if (o.target.empty()) return fail(Exit::usage, "no target", {}, {}, "see somfs-ctl replicate --help");
   Json how{{"mode", o.mode}, {"pipeline", o.pipeline}, {"compress", o.compress}, {"pacing", o.pacing}, {"rpo", o.rpo}};
+  if (o.lag_bound && o.mode != "semi") return fail(Exit::usage, "--lag-bound belongs to --mode semi");
+  if (o.lag_bound) how["lag_bound"] = *o.lag_bound;
   if (o.sync_timeout && o.mode != "sync") return fail(Exit::usage, "--sync-timeout belongs to --mode sync");
   if (o.sync_timeout) how["sync_timeout"] = *o.sync_timeout;
   SOMFS_TRY_ASSIGN(const Json j, ask_of(o, "replicate", std::move(how)));
@@ -85,7 +87,8 @@ void add_replicate(CLI::App& app, Run& run) {
     return sub;
   };
   CLI::App* sub = add("replicate", "Keep a mirror in step from now on: every change reaches it, one instant after the other", replicate);
-  sub->add_option("--mode", o->mode, "async: the application never waits; sync: what it makes durable is so at the mirror before it is answered")->capture_default_str();
+  sub->add_option("--mode", o->mode, "async: the application never waits; semi: it is slowed down above a lag; sync: what it makes durable is so at the mirror as well")->capture_default_str();
+  sub->add_option("--lag-bound", o->lag_bound, "Mode semi: seconds of lag above which changes are slowed down (default: 1)")->check(CLI::Range(0.1, 3600.0));
   sub->add_option("--sync-timeout", o->sync_timeout, "Mode sync: seconds that an answer waits at most (default: 2)")->check(CLI::Range(0.01, 60.0));
   sub->add_option("--pipeline", o->pipeline, "How this side spreads its work over threads: auto (default), serial, fine, threaded, hybrid");
   sub->add_option("--compress", o->compress, "On the link: snappy (default), lz4, zstd, none");

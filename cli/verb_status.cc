@@ -65,6 +65,10 @@ std::string screen(const Json& v) {
                     human_seconds(p.value("interval_s", 0.0)).c_str(), p.value("pace", "").c_str());
       s += row("", b);
     }
+    if (m.contains("slowdown_ms")) {
+      std::snprintf(b, sizeof b, "mode semi: each change is slowed down by %.1f ms now", m.value("slowdown_ms", 0.0));
+      s += row("", b);
+    }
     if (m.contains("answers"))
       s += row("", std::string("mode sync: ") + (m["answers"].value("wait", false) ? std::to_string(m["answers"].value("waiting", 0ull)) + " answers wait for it now" : "no answer waits for it until it has caught up"));
   }

@@ -33,6 +33,7 @@
 #include "fs/cow.h"
 #include "fs/gate.h"
 #include "fs/mount.h"
+#include "fs/slowdown.h"
 #include "snapshot/coordinator.h"
 #include "snapshot/gap_scan.h"
 #include "snapshot/journal.h"
@@ -215,6 +216,7 @@ struct Volume::Impl {
   std::unique_ptr<snapshot::Store> store;
   std::unique_ptr<snapshot::GapScan> gap_scan;
   std::unique_ptr<fs::Gate> gate;
+  std::unique_ptr<fs::Slowdown> slowdown;
   std::unique_ptr<fs::Cow> cow;
   std::unique_ptr<fs::Capture> capture;
   std::unique_ptr<SnapshotTree> tree;
@@ -357,6 +359,8 @@ Status Volume::Impl::open_parts() {
       [this](snapshot::SnapshotInfo info) { return cut(std::move(info), {.writers = false, .flush = false}); },
       [this](double seconds) { return mount->barrier(std::chrono::milliseconds(static_cast<std::int64_t>(std::clamp(seconds, 0.001, 1e6) * 1e3))); }});
 
+  slowdown = std::make_unique<fs::Slowdown>(*gate, [this] { return replication->slowdown(); }, clock);
+
   fs::MountOptions m;
   m.writeback = options.writeback;
   m.read_only = options.read_only;
@@ -365,7 +369,7 @@ Status Volume::Impl::open_parts() {
   m.allow_other = options.allow_other;
   m.options = options.mount_options;
   m.fsname = options.dir;
-  SOMFS_TRY_ASSIGN(mount, fs::Mount::open(*backing, m, fs::Chain(gate.get(), {cow.get(), capture.get()}), store.get(), journal.get(), tree.get(), replication.get()));
+  SOMFS_TRY_ASSIGN(mount, fs::Mount::open(*backing, m, fs::Chain(slowdown.get(), {cow.get(), capture.get()}), store.get(), journal.get(), tree.get(), replication.get()));
   last_change_seen_ns = clock.mono_ns();
   last_seq_seen = journal->last_seq();
   if (journal->gap_scan_wanted()) gap_scan = std::make_unique<snapshot::GapScan>(backing->fd(), *journal, scan);
@@ -406,6 +410,7 @@ void Volume::Impl::keep_house(const std::stop_token& stop) {
 }
 
 Result<snapshot::CutReport> Volume::Impl::cut(snapshot::SnapshotInfo info, snapshot::CutRequest request) {
+  const Replication::Excuse excuse = request.flush ? replication->excuse() : nullptr;
   Lock lock(cut_mutex);
   if (ending) return fail(Exit::temporary, "the volume is being unmounted:", printable(options.dir));
   info.created_ns = clock.wall_ns();
@@ -629,6 +634,7 @@ Status Volume::run() {
   Status s = impl_->mount->run();
   // The mount is gone, and with what was parked when the connection broke nothing changes any more. Requests under way are ended
   // before the parts they use.
+  impl_->slowdown->settle();
   impl_->gate->settle();
   if (impl_->housekeeper.joinable()) {
     impl_->housekeeper.request_stop();

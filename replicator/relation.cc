@@ -2,6 +2,7 @@
 #include "replicator/relation.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
@@ -24,6 +25,8 @@ constexpr std::int64_t kCutRetry = kSecond / 20;      // somebody else was cutti
 constexpr std::int64_t kLongestCutRetry = 5 * kSecond;
 constexpr unsigned kManyVetoes = 5;
 constexpr std::chrono::seconds kGoodbye{2};           // how long an end waits for the mirror to hear of it
+constexpr std::int64_t kLagLook = kSecond / 500;      // mode semi: the lag is looked at so often
+constexpr std::int64_t kStalled = 5 * kSecond;        // mode semi: a mirror that takes nothing for so long does not work
 constexpr auto kLook = std::chrono::milliseconds(500);  // whether the conversation still stands, while there is nothing to say
 
 std::chrono::steady_clock::time_point at(std::int64_t mono_ns) { return std::chrono::steady_clock::time_point(std::chrono::nanoseconds(mono_ns)); }
@@ -78,7 +81,19 @@ class SignOfLife {
 
 }  // namespace
 
-const char* name_of(Mode mode) { return mode == Mode::sync ? "sync" : "async"; }
+const char* name_of(Mode mode) {
+  switch (mode) {
+    case Mode::async: return "async";
+    case Mode::semi: return "semi";
+    case Mode::sync: break;
+  }
+  return "sync";
+}
+
+std::chrono::nanoseconds slowdown_at(double lag_s, double bound_s) {
+  constexpr double kMost = 1e8;
+  return std::chrono::nanoseconds(static_cast<std::int64_t>(kMost * std::clamp((lag_s - bound_s) / bound_s, 0.0, 1.0)));
+}
 
 struct Relation::Impl {
   Impl(Replicated& v, std::unique_ptr<Connector> c, RelationSettings s, bool p, const Clock& k)
@@ -104,6 +119,7 @@ struct Relation::Impl {
     wake.notify_all();
   }
   void too_late();
+  std::chrono::nanoseconds find_slowdown(std::int64_t now);
   // What waits for the mirror is answered without it. Not under the lock.
   void let_go() {
     if (answers) answers->let_go();
@@ -148,7 +164,12 @@ struct Relation::Impl {
   RelationStatus counts GUARDED_BY(mutex);
   Decision decision GUARDED_BY(mutex);
 
-  std::unique_ptr<HeldAnswers> answers;                // mode sync. Its lock comes after `mutex`; begin() only while not leaving()
+  unsigned excused GUARDED_BY(mutex) = 0;
+  std::uint64_t taken GUARDED_BY(mutex) = 0;           // mode semi: what the mirror had been sent when it was last seen to take something
+  std::int64_t taken_at GUARDED_BY(mutex) = 0;
+  std::atomic<std::int64_t> slowdown_ns{0}, slowdown_due{0};   // mode semi: as last found, and when to look again
+
+  std::unique_ptr<HeldAnswers> answers;                // mode sync. Its lock comes after `mutex`; begin() only while not leaving() or excused
   std::jthread thread;                                 // last: ends first
 };
 
@@ -328,7 +349,7 @@ Status Relation::Impl::land(Session& session, Progress& talk) {
     counts.times[static_cast<std::size_t>(Stage::group)] += static_cast<double>(cut_done - begun + now - landed_at) / 1e9;
     counts.sent_s = report->sent_s;
     counts.committed_s = report->committed_s;
-    if (keeps_up && !leaving()) answers->begin();
+    if (keeps_up && !leaving() && excused == 0) answers->begin();
     wake.notify_all();
   }
   if (answers) answers->landed(newest);
@@ -480,6 +501,46 @@ void Relation::pause(bool paused) {
   impl_->hang_up(kPaused);
 }
 
+void Relation::excuse(bool on) {
+  {
+    Lock l(impl_->mutex);
+    if (on) {
+      ++impl_->excused;
+    } else {
+      --impl_->excused;
+      impl_->dirty = true;   // answers wait again once an epoch has landed
+      impl_->wake.notify_all();
+    }
+  }
+  if (on) impl_->let_go();
+}
+
+std::chrono::nanoseconds Relation::slowdown() const noexcept {
+  Impl& i = *impl_;
+  if (i.settings.mode != Mode::semi) return std::chrono::nanoseconds(0);
+  const std::int64_t now = i.clock.mono_ns();
+  std::int64_t due = i.slowdown_due.load(std::memory_order_relaxed);
+  if (now >= due && i.slowdown_due.compare_exchange_strong(due, now + kLagLook)) i.slowdown_ns.store(i.find_slowdown(now).count(), std::memory_order_relaxed);
+  return std::chrono::nanoseconds(i.slowdown_ns.load(std::memory_order_relaxed));
+}
+
+std::chrono::nanoseconds Relation::Impl::find_slowdown(std::int64_t now) {
+  std::uint64_t holds = 0;
+  {
+    Lock l(mutex);
+    if (leaving() || trouble != nullptr || !connected || !fresh) return std::chrono::nanoseconds(0);
+    const std::uint64_t sent = counts.groups + (progress != nullptr ? progress->bytes + progress->files : 0);
+    if (under_way == 0 || sent != taken) {
+      taken = sent;
+      taken_at = now;
+    }
+    if (now - taken_at > kStalled) return std::chrono::nanoseconds(0);
+    holds = landed;
+  }
+  const std::int64_t since = volume.changed_since_ns(holds);
+  return since == 0 ? std::chrono::nanoseconds(0) : slowdown_at(static_cast<double>(clock.wall_ns() - since) / 1e9, settings.lag_bound_s);
+}
+
 void Relation::attest(std::function<void()> answer) noexcept {
   if (impl_->answers && impl_->answers->holding()) {
     std::uint64_t landed = 0;
@@ -512,6 +573,7 @@ RelationStatus Relation::status() const {
       s.reason = "an answer waited for " + seconds(impl_->settings.sync_timeout_s) + ": until the mirror has caught up, none waits";
     } else if (!impl_->connected || slow || (impl_->answers && !impl_->answers->holding())) s.state = "CATCHING-UP";
     else s.state = "SYNCED";
+    if (impl_->excused != 0 && impl_->answers && s.reason.empty()) s.reason = "a snapshot is being taken: until it is, no answer waits";
     if (impl_->answers) {
       s.holding = impl_->answers->holding();
       s.waiting = impl_->answers->waiting();
@@ -520,6 +582,7 @@ RelationStatus Relation::status() const {
     if (const Progress* p = impl_->progress; p != nullptr && impl_->under_way != 0 && p->bytes_total != 0)
       s.percent = std::min(100.0, 100.0 * static_cast<double>(p->bytes) / static_cast<double>(p->bytes_total));
   }
+  s.slowdown_s = static_cast<double>(slowdown().count()) / 1e9;
   // Somebody else may have brought it further while this stepped aside.
   s.epoch = landed = std::max(landed, impl_->volume.acknowledged(impl_->settings.target));
   if (fresh && !partial) {

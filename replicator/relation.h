@@ -10,6 +10,7 @@
 //   DEGRADED: link, peer or disk; tries again, less and less often.  HELD, SPLIT: a person must decide; the mirror is asked now and then
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -56,13 +57,18 @@ class Connector {
 
 enum class Mode : std::uint8_t {
   async,  // the application never waits
+  semi,   // above a bound of the lag what changes something is slowed down
   sync,   // what is answered as durable is so at the mirror, as long as that keeps up
 };
 const char* name_of(Mode mode);
 
+// Mode semi: how much later an operation starts at this lag: nothing up to the bound, then ever more, at twice the bound a tenth of a second.
+std::chrono::nanoseconds slowdown_at(double lag_s, double bound_s);
+
 struct RelationSettings {
   std::string target;
   Mode mode = Mode::async;
+  double lag_bound_s = 1;                                   // semi
   double sync_timeout_s = 2;                                // sync: an answer waits no longer; the state is DEGRADED then
   PaceSettings pace;
   MigrateOptions options;
@@ -83,6 +89,7 @@ struct RelationStatus {
   std::uint64_t failures = 0;
   bool holding = false;                                     // sync: answers wait for the mirror
   std::size_t waiting = 0;                                  // ... and so many do
+  double slowdown_s = 0;                                    // semi: of each operation, now
   double sent_s = 0, committed_s = 0;                       // of the last one
   StageTimes times{};
   Decision decision;
@@ -99,6 +106,11 @@ class Relation {
   void changed() noexcept;                                  // something changed in the volume: from the data path, never waits long
   // Mode sync, as Witness::attest(): runs the answer at once, or when the mirror holds what it covers, or does not keep up.
   void attest(std::function<void()> answer) noexcept;
+  // While on, no answer waits: what applications make durable now is for a cut of somebody else's, which this one's would wait for.
+  // Every true is followed by a false.
+  void excuse(bool on);
+  // Mode semi: by how much operations are to be slowed down now; nothing unless the mirror is there and works. From the data path.
+  std::chrono::nanoseconds slowdown() const noexcept;
   void pause(bool paused);                                  // the mirror is told, where a conversation is under way
   // While somebody else talks to the mirror. Returns when the conversation is over. Every true is followed by a false.
   void step_aside(bool aside);
