@@ -282,12 +282,12 @@ void Replication::note_modes() {
   slows_.store(!of_mode(replicator::Mode::semi).empty(), std::memory_order_relaxed);
 }
 
-std::chrono::nanoseconds Replication::slowdown() const noexcept {
+std::chrono::nanoseconds Replication::slowdown(std::uint64_t bytes) const noexcept {
   std::chrono::nanoseconds longest{0};
   if (!slows_.load(std::memory_order_relaxed)) return longest;
   Lock l(mutex_);
   for (const auto& [target, entry] : relations_)
-    if (entry.relation && entry.mode == replicator::Mode::semi) longest = std::max(longest, entry.relation->slowdown());
+    if (entry.relation && entry.mode == replicator::Mode::semi) longest = std::max(longest, entry.relation->slowdown(bytes));
   return longest;
 }
 

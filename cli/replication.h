@@ -51,8 +51,8 @@ class Replication final : public replicator::Replicated, public Witness {
   bool wanted() const noexcept override { return attests_.load(std::memory_order_relaxed); }
   void attest(std::function<void()> answer) noexcept override EXCLUDES(mutex_);
 
-  // How much later what changes something starts now, for the sake of the mirrors in mode semi.
-  std::chrono::nanoseconds slowdown() const noexcept EXCLUDES(mutex_);
+  // How much later what changes something starts now, for the sake of the mirrors in mode semi; `bytes` came so far.
+  std::chrono::nanoseconds slowdown(std::uint64_t bytes) const noexcept EXCLUDES(mutex_);
   // While held, nothing waits to be attested: what a cut prepares makes things durable, and no mirror gets further before that cut.
   using Excuse = std::shared_ptr<void>;
   Excuse excuse() EXCLUDES(mutex_);

@@ -359,7 +359,7 @@ Status Volume::Impl::open_parts() {
       [this](snapshot::SnapshotInfo info) { return cut(std::move(info), {.writers = false, .flush = false}); },
       [this](double seconds) { return mount->barrier(std::chrono::milliseconds(static_cast<std::int64_t>(std::clamp(seconds, 0.001, 1e6) * 1e3))); }});
 
-  slowdown = std::make_unique<fs::Slowdown>(*gate, [this] { return replication->slowdown(); }, clock);
+  slowdown = std::make_unique<fs::Slowdown>(*gate, [this](std::uint64_t bytes) { return replication->slowdown(bytes); }, clock);
 
   fs::MountOptions m;
   m.writeback = options.writeback;

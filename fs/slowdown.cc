@@ -8,7 +8,7 @@
 
 namespace somfs::fs {
 
-Slowdown::Slowdown(Admission& next, std::function<std::chrono::nanoseconds()> delay, const Clock& clock, Options options)
+Slowdown::Slowdown(Admission& next, Delay delay, const Clock& clock, Options options)
     : next_(next), delay_(std::move(delay)), clock_(clock), options_(options) {
   for (unsigned i = 0; i < std::max(1u, options_.threads); ++i) {
     threads_.emplace_back([this] { work(); });
@@ -27,7 +27,7 @@ Slowdown::~Slowdown() {
 }
 
 void Slowdown::pass(std::size_t bytes, const std::function<void()>& own, std::function<void()> go) {
-  const std::int64_t delay = std::clamp(delay_(), std::chrono::nanoseconds(0), options_.longest).count();
+  const std::int64_t delay = std::clamp(delay_(came_.fetch_add(bytes, std::memory_order_relaxed) + bytes), std::chrono::nanoseconds(0), options_.longest).count();
   if (delay == 0 && !busy_.load(std::memory_order_acquire)) return next_.pass(bytes, own, std::move(go));
   own();
   Item oldest;

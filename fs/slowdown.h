@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Slows down what changes something, without keeping a thread: in front of the gate, each operation starts so much later than it came as
-// `delay` says then. They start in their order; while nothing waits and there is no delay, an operation costs one look.
+// `delay` says then, which is told how many bytes have come so far. They start in their order; while nothing waits and there is no delay, an operation costs one look.
 //
 // Thread-safe. Owns a few threads. The destructor runs everything that waits; no call may be in progress or follow.
 #pragma once
@@ -28,9 +28,10 @@ class Slowdown final : public Admission {
     std::chrono::nanoseconds longest{100'000'000};     // that an operation waits, whatever `delay` says
     unsigned threads = 4;                              // that run what is due: one may be held up by its operation
   };
-  // `delay` is asked on the data path: it must be cheap, and must not wait.
-  Slowdown(Admission& next, std::function<std::chrono::nanoseconds()> delay, const Clock& clock, Options options);
-  Slowdown(Admission& next, std::function<std::chrono::nanoseconds()> delay, const Clock& clock) : Slowdown(next, std::move(delay), clock, Options()) {}
+  // Asked on the data path: it must be cheap, and must not wait.
+  using Delay = std::function<std::chrono::nanoseconds(std::uint64_t bytes)>;
+  Slowdown(Admission& next, Delay delay, const Clock& clock, Options options);
+  Slowdown(Admission& next, Delay delay, const Clock& clock) : Slowdown(next, std::move(delay), clock, Options()) {}
   ~Slowdown() override;
   Slowdown(const Slowdown&) = delete;
   Slowdown& operator=(const Slowdown&) = delete;
@@ -53,9 +54,10 @@ class Slowdown final : public Admission {
   void work() EXCLUDES(mutex_);
 
   Admission& next_;
-  const std::function<std::chrono::nanoseconds()> delay_;
+  const Delay delay_;
   const Clock& clock_;
   const Options options_;
+  std::atomic<std::uint64_t> came_{0};                 // bytes, in all
   std::atomic<bool> busy_{false};                      // something waits; written under mutex_
 
   mutable Mutex mutex_;

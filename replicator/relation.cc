@@ -120,6 +120,7 @@ struct Relation::Impl {
   }
   void too_late();
   std::chrono::nanoseconds find_slowdown(std::int64_t now);
+  void learn_rate(double bytes, double took_s) REQUIRES(mutex);
   // What waits for the mirror is answered without it. Not under the lock.
   void let_go() {
     if (answers) answers->let_go();
@@ -152,6 +153,7 @@ struct Relation::Impl {
   bool greeted GUARDED_BY(mutex) = false;              // ... and the mirror would hear a goodbye
   const char* goodbye GUARDED_BY(mutex) = "";
   bool dirty GUARDED_BY(mutex) = true;                 // something may have changed since the last cut
+  bool again GUARDED_BY(mutex) = false;                // an epoch is wanted, whatever has changed
   bool fresh GUARDED_BY(mutex) = false;                // something has landed
   bool connected GUARDED_BY(mutex) = false;            // ... in this conversation
   std::uint64_t sync_wanted GUARDED_BY(mutex) = 0, sync_done GUARDED_BY(mutex) = 0;
@@ -167,6 +169,11 @@ struct Relation::Impl {
   unsigned excused GUARDED_BY(mutex) = 0;
   std::uint64_t taken GUARDED_BY(mutex) = 0;           // mode semi: what the mirror had been sent when it was last seen to take something
   std::int64_t taken_at GUARDED_BY(mutex) = 0;
+  std::atomic<std::uint64_t> came{0};                  // mode semi: bytes
+  std::uint64_t came_at_cut GUARDED_BY(mutex) = 0, came_before_cut GUARDED_BY(mutex) = 0;   // ... at the last one, and the one before
+  std::uint64_t cut_epoch GUARDED_BY(mutex) = 0;       // of the last one
+  double fixed_s GUARDED_BY(mutex) = 1e9;              // mode semi: of the shortest epoch
+  double rate GUARDED_BY(mutex) = 0;                   // mode semi: bytes that came, in epochs that landed, by the second; 0: not known
   std::atomic<std::int64_t> slowdown_ns{0}, slowdown_due{0};   // mode semi: as last found, and when to look again
 
   std::unique_ptr<HeldAnswers> answers;                // mode sync. Its lock comes after `mutex`; begin() only while not leaving() or excused
@@ -260,7 +267,7 @@ Relation::Impl::Next Relation::Impl::wait_for_work(const Session& session, bool 
     if (leaving()) return Next::leave;
     if (first) return Next::cut;
     const std::int64_t now = clock.mono_ns();
-    const bool asked = (sync_wanted > sync_done && waiting != 0) || (answers && answers->waiting() != 0);
+    const bool asked = again || (sync_wanted > sync_done && waiting != 0) || (answers && answers->waiting() != 0);
     if (asked && (vetoes == 0 || now >= next_cut)) return Next::cut;
     if (dirty) {
       if (now >= next_cut) return Next::cut;
@@ -278,9 +285,11 @@ Status Relation::Impl::land(Session& session, Progress& talk) {
     Lock l(mutex);
     wanted = sync_wanted;
     newest = answers ? answers->newest() : 0;          // before the cut: what waits later may not be covered
+    again = false;
     dirty = false;                                     // before the cut: what comes after it says so again
     under_way = begun;
   }
+  const std::uint64_t came_now = came.load(std::memory_order_relaxed);
   talk.phase = "snapshot";
   auto instant = volume.cut(settings.target);
   const std::int64_t cut_done = clock.mono_ns();
@@ -306,6 +315,11 @@ Status Relation::Impl::land(Session& session, Progress& talk) {
     return {};
   }
   vetoes = 0;
+  {
+    Lock l(mutex);
+    cut_epoch = (*instant)->epoch();
+    came_before_cut = std::exchange(came_at_cut, came_now);
+  }
   SOMFS_TRY_ASSIGN(Source source, (*instant)->source());
   auto report = session.land((*instant)->tree(), source, settings.options, distrust);
   if (!report) {
@@ -327,6 +341,7 @@ Status Relation::Impl::land(Session& session, Progress& talk) {
   const bool keeps_up = answers && !partial && (volume.changed_since_ns(epoch) == 0 || static_cast<double>(now - begun) < settings.sync_timeout_s * 1e9 / 2);
   {
     Lock l(mutex);
+    if (settings.mode == Mode::semi && fresh) learn_rate(static_cast<double>(came_at_cut - came_before_cut), static_cast<double>(now - begun) / 1e9);
     landed = epoch;
     fresh = connected = true;
     under_way = 0;
@@ -357,10 +372,19 @@ Status Relation::Impl::land(Session& session, Progress& talk) {
   return {};
 }
 
+// What has its price whatever is in an epoch says nothing about bytes, and small ones little.
+void Relation::Impl::learn_rate(double bytes, double took_s) {
+  constexpr double kTelling = 256 << 10;
+  fixed_s = std::min(fixed_s, took_s);
+  if (bytes < kTelling) return;
+  const double seen = bytes / std::max(took_s - fixed_s, took_s / 10);
+  rate = rate == 0 ? seen : (rate + seen) / 2;
+}
+
 void Relation::Impl::too_late() {
   {
     Lock l(mutex);
-    dirty = true;                                      // the next epoch tells whether it has caught up
+    again = true;                                      // the next epoch tells whether it has caught up
     wake.notify_all();
   }
   log::warning("replication to {}: an answer waited for {}; until the mirror has caught up, none waits", printable(settings.target), seconds(settings.sync_timeout_s));
@@ -508,16 +532,18 @@ void Relation::excuse(bool on) {
       ++impl_->excused;
     } else {
       --impl_->excused;
-      impl_->dirty = true;   // answers wait again once an epoch has landed
+      impl_->again = true;   // answers wait again once an epoch has landed
       impl_->wake.notify_all();
     }
   }
   if (on) impl_->let_go();
 }
 
-std::chrono::nanoseconds Relation::slowdown() const noexcept {
+std::chrono::nanoseconds Relation::slowdown(std::uint64_t bytes) const noexcept {
   Impl& i = *impl_;
   if (i.settings.mode != Mode::semi) return std::chrono::nanoseconds(0);
+  // Of several at once the last one counts, which may not be the latest: it differs by what is under way.
+  i.came.store(bytes, std::memory_order_relaxed);
   const std::int64_t now = i.clock.mono_ns();
   std::int64_t due = i.slowdown_due.load(std::memory_order_relaxed);
   if (now >= due && i.slowdown_due.compare_exchange_strong(due, now + kLagLook)) i.slowdown_ns.store(i.find_slowdown(now).count(), std::memory_order_relaxed);
@@ -525,7 +551,8 @@ std::chrono::nanoseconds Relation::slowdown() const noexcept {
 }
 
 std::chrono::nanoseconds Relation::Impl::find_slowdown(std::int64_t now) {
-  std::uint64_t holds = 0;
+  std::uint64_t holds = 0, cut = 0;
+  double to_send_s = 0;                                // until what has come up to now has landed
   {
     Lock l(mutex);
     if (leaving() || trouble != nullptr || !connected || !fresh) return std::chrono::nanoseconds(0);
@@ -536,9 +563,15 @@ std::chrono::nanoseconds Relation::Impl::find_slowdown(std::int64_t now) {
     }
     if (now - taken_at > kStalled) return std::chrono::nanoseconds(0);
     holds = landed;
+    cut = cut_epoch;
+    if (rate > 0) {
+      to_send_s = static_cast<double>(came.load(std::memory_order_relaxed) - came_at_cut) / rate;
+      if (under_way != 0) to_send_s += std::max(0.0, static_cast<double>(came_at_cut - came_before_cut) / rate - static_cast<double>(now - under_way) / 1e9);
+    }
   }
-  const std::int64_t since = volume.changed_since_ns(holds);
-  return since == 0 ? std::chrono::nanoseconds(0) : slowdown_at(static_cast<double>(clock.wall_ns() - since) / 1e9, settings.lag_bound_s);
+  auto age_s = [&](std::int64_t since) { return since == 0 ? 0 : static_cast<double>(clock.wall_ns() - since) / 1e9; };
+  const double lag_s = age_s(volume.changed_since_ns(holds)), expected_s = age_s(volume.changed_since_ns(std::max(cut, holds))) + to_send_s;
+  return slowdown_at(std::max(lag_s, expected_s), settings.lag_bound_s);
 }
 
 void Relation::attest(std::function<void()> answer) noexcept {
@@ -582,7 +615,7 @@ RelationStatus Relation::status() const {
     if (const Progress* p = impl_->progress; p != nullptr && impl_->under_way != 0 && p->bytes_total != 0)
       s.percent = std::min(100.0, 100.0 * static_cast<double>(p->bytes) / static_cast<double>(p->bytes_total));
   }
-  s.slowdown_s = static_cast<double>(slowdown().count()) / 1e9;
+  s.slowdown_s = static_cast<double>(impl_->settings.mode == Mode::semi ? impl_->find_slowdown(impl_->clock.mono_ns()).count() : 0) / 1e9;
   // Somebody else may have brought it further while this stepped aside.
   s.epoch = landed = std::max(landed, impl_->volume.acknowledged(impl_->settings.target));
   if (fresh && !partial) {

@@ -109,8 +109,10 @@ class Relation {
   // While on, no answer waits: what applications make durable now is for a cut of somebody else's, which this one's would wait for.
   // Every true is followed by a false.
   void excuse(bool on);
-  // Mode semi: by how much operations are to be slowed down now; nothing unless the mirror is there and works. From the data path.
-  std::chrono::nanoseconds slowdown() const noexcept;
+  // Mode semi: by how much operations are to be slowed down now, `bytes` having come so far (at the start: 0); nothing unless the mirror is
+  // there and works. From the data path. It looks ahead: the lag it acts on is the greater of what is and what is to be expected when the
+  // changes that come now land, by what the mirror took in a second so far.
+  std::chrono::nanoseconds slowdown(std::uint64_t bytes) const noexcept;
   void pause(bool paused);                                  // the mirror is told, where a conversation is under way
   // While somebody else talks to the mirror. Returns when the conversation is over. Every true is followed by a false.
   void step_aside(bool aside);

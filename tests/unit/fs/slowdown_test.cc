@@ -60,7 +60,7 @@ class SlowdownTest : public ::testing::Test {
   Mutex mutex;
   std::vector<int> ran GUARDED_BY(mutex);
   std::atomic<int> owned{0};
-  Slowdown slow{direct, [this] { return std::chrono::nanoseconds(delay_ns.load()); }, clock, {.max_bytes = 100, .longest = milliseconds(100), .threads = 1}};
+  Slowdown slow{direct, [this](std::uint64_t) { return std::chrono::nanoseconds(delay_ns.load()); }, clock, {.max_bytes = 100, .longest = milliseconds(100), .threads = 1}};
 };
 
 TEST_F(SlowdownTest, WithoutADelayItCopiesNothing) {

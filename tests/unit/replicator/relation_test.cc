@@ -483,22 +483,22 @@ TEST_F(RelationTest, SlowsDownOnlyForAMirrorThatIsThere) {
     s.lag_bound_s = 0.02;
   });
   ASSERT_TRUE(sync());
-  EXPECT_EQ(relation->slowdown().count(), 0);
+  EXPECT_EQ(relation->slowdown(0).count(), 0);
   live.slow = true;
   live.change([](World& w) { w.write("d/small", "late"); });
-  EXPECT_TRUE(eventually([&] { return relation->slowdown() == std::chrono::milliseconds(100); })) << "at twice the bound";
+  EXPECT_TRUE(eventually([&] { return relation->slowdown(0) == std::chrono::milliseconds(100); })) << "at twice the bound";
   relation->pause(true);
-  EXPECT_TRUE(eventually([&] { return relation->slowdown().count() == 0; }));
+  EXPECT_TRUE(eventually([&] { return relation->slowdown(0).count() == 0; }));
   live.slow = false;
   relation->pause(false);
   ASSERT_TRUE(sync());
-  EXPECT_TRUE(eventually([&] { return relation->slowdown().count() == 0; }));
+  EXPECT_TRUE(eventually([&] { return relation->slowdown(0).count() == 0; }));
   down = true;
   wire->cut();
   live.change([](World& w) { w.write("d/small", "later"); });
   ASSERT_TRUE(eventually([&] { return state() == "DEGRADED"; }));
   std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  EXPECT_EQ(relation->slowdown().count(), 0);
+  EXPECT_EQ(relation->slowdown(0).count(), 0);
   end();
 }
 
