@@ -63,7 +63,7 @@ void first_frame(std::string_view bytes) {
   demand(handshake_length(std::string_view(step->send).substr(0, 2)).value() == step->send.size() - 2, "an answer's length is wrong");
   demand(handshake.take_message(std::string_view(step->send).substr(2)).has_value(), "the answer is refused");
   auto framing = sealed_framing(handshake.finish().value());
-  std::string frame = framing->encode(sent).value();
+  std::string frame = encode(*framing, sent).value();
   const bool whole = flip % 2 == 0;
   if (!whole) frame[where % frame.size()] = static_cast<char>(frame[where % frame.size()] ^ (1 << (flip / 2 % 8)));
   auto talk = reception.take(frame);

@@ -83,7 +83,7 @@ class HostileWorker : public ::testing::Test {
     std::vector<Fd> listeners;
     listeners.push_back(std::move(*listen_on({"127.0.0.1", 0})));
     port_ = bound_port(listeners.front().get());
-    auto daemon = MirrorDaemon::make("store", std::move(listeners), {}, {.connections = 8, .strangers = 4, .handshake_s = 1});
+    auto daemon = MirrorDaemon::make("store", std::move(listeners), {}, {.connections = 8, .strangers = 4, .handshake_s = 1}, {});
     ASSERT_TRUE(daemon);
     daemon_ = std::move(*daemon);
     run_ = std::thread([this] { EXPECT_TRUE(daemon_->run([](std::size_t) {})); });

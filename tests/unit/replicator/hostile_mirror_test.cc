@@ -276,7 +276,7 @@ TEST(HostileMirror, FramesThatLieAreErrors) {
   const std::string good = encode_frame({MessageType::records, std::string(1u << 20, 'z')});
   ASSERT_TRUE(answer(good));
   ASSERT_LT(good.size(), 100000u);
-  EXPECT_FALSE(answer(patched(good, 5, "\x13")));                              // type 19
+  EXPECT_FALSE(answer(patched(good, 5, std::string(1, static_cast<char>(MessageType::alive) + 1))));   // the last type there is, and one
   EXPECT_FALSE(answer(patched(good, 5, std::string(1, '\0'))));
   EXPECT_FALSE(answer(patched(good, 8, std::string("\xff\xff\xff\xff", 4))));  // raw length
   EXPECT_FALSE(answer(patched(good, 8, std::string("\x00\x00\x40\x00", 4))));  // 4 MiB claimed, 1 MiB packed
