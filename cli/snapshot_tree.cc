@@ -2,7 +2,9 @@
 #include "cli/snapshot_tree.h"
 
 #include <algorithm>
+#include <list>
 #include <map>
+#include <set>
 #include <unordered_map>
 
 #include "common/fd.h"
@@ -20,9 +22,17 @@ using NodeId = fs::VirtualTree::NodeId;
 constexpr NodeId kRoot = 1;        // .somfs
 constexpr NodeId kSnapshots = 2;   // .somfs/snapshots
 
-// A snapshot's view, shared by its nodes; it goes with the last of them, so a removed snapshot lets go of its descriptors.
-struct Shown {
+constexpr std::size_t kViews = 4;   // kept open: each has descriptors of every later snapshot
+
+// What is made anew under a removed snapshot's name is another one.
+struct Which {
   std::string name;
+  std::uint64_t epoch = 0;
+};
+
+// A snapshot's view while it is used, and a little longer.
+struct Shown {
+  std::shared_ptr<const Which> which;
   std::unique_ptr<View> view;
 };
 
@@ -31,7 +41,7 @@ struct Shown {
 struct Node {
   NodeId id = 0, parent = 0;
   std::uint64_t count = 0;         // lookups not yet forgotten, plus one for each child node that names it as its parent
-  std::shared_ptr<Shown> shown;
+  std::shared_ptr<const Which> which;
   ViewEntry entry;                 // the snapshot's root: no name
 };
 
@@ -62,6 +72,7 @@ struct SnapshotTree::Impl {
   NodeId next GUARDED_BY(mutex) = 16;
   std::unordered_map<NodeId, Node> nodes GUARDED_BY(mutex);
   std::map<std::pair<NodeId, std::string>, NodeId> by_name GUARDED_BY(mutex);
+  std::list<std::shared_ptr<Shown>> views GUARDED_BY(mutex);   // the last used first
   std::uint64_t next_handle GUARDED_BY(mutex) = 1;
   struct Open {
     std::shared_ptr<Shown> shown;   // keeps the view; declared before what was opened in it
@@ -71,21 +82,51 @@ struct SnapshotTree::Impl {
   std::unordered_map<std::uint64_t, std::shared_ptr<Open>> opens GUARDED_BY(mutex);
 
   // The entries from the snapshot's root down to `id`, and the view.
-  int chain(NodeId id, std::shared_ptr<Shown>* shown, std::vector<ViewEntry>* entries) EXCLUDES(mutex) {
+  std::shared_ptr<const Which> chain(NodeId id, std::vector<ViewEntry>* entries) EXCLUDES(mutex) {
     Lock lock(mutex);
+    std::shared_ptr<const Which> which;
     for (NodeId at = id; at != kSnapshots;) {
       auto n = nodes.find(at);
-      if (n == nodes.end()) return ESTALE;
-      *shown = n->second.shown;
+      if (n == nodes.end()) return nullptr;
+      which = n->second.which;
       if (!n->second.entry.name.empty()) entries->push_back(n->second.entry);
       at = n->second.parent;
     }
-    return *shown ? 0 : ESTALE;
+    return which;
+  }
+
+  // The latest snapshot of that name, or one certain one.
+  Result<std::shared_ptr<Shown>> show(const std::string& name, const Which* certain) EXCLUDES(mutex) {
+    std::shared_ptr<Shown> last;   // destroyed after the lock
+    {
+      Lock lock(mutex);
+      for (auto v = views.begin(); certain != nullptr && v != views.end(); ++v)
+        if ((*v)->which->name == name && (*v)->which->epoch == certain->epoch) {
+          views.splice(views.begin(), views, v);
+          return views.front();
+        }
+    }
+    SOMFS_TRY_ASSIGN(auto view, View::open(root_fd, store_fd, name));
+    if (certain != nullptr && view->epoch() != certain->epoch) return fail_errno("stale node", {}, ESTALE);
+    auto shown = std::make_shared<Shown>();
+    shown->which = std::make_shared<Which>(Which{name, view->epoch()});
+    shown->view = std::move(view);
+    Lock lock(mutex);
+    for (auto v = views.begin(); v != views.end(); ++v)
+      if ((*v)->which->name == name && (*v)->which->epoch == shown->which->epoch) return *v;
+    views.push_front(shown);
+    if (views.size() > kViews) {
+      last = std::move(views.back());
+      views.pop_back();
+    }
+    return shown;
   }
 
   Result<ViewFile> open_node(NodeId id, std::shared_ptr<Shown>* shown) {
     std::vector<ViewEntry> entries;
-    if (int e = chain(id, shown, &entries); e != 0) return fail_errno("stale node", {}, e);
+    const auto which = chain(id, &entries);
+    if (!which) return fail_errno("stale node", {}, ESTALE);
+    SOMFS_TRY_ASSIGN(*shown, show(which->name, which.get()));
     if (entries.empty()) return (*shown)->view->root();
     if ((*shown)->view->has_handles()) {
       auto f = (*shown)->view->open(entries.front().ref);
@@ -106,12 +147,12 @@ struct SnapshotTree::Impl {
     Lock lock(mutex);
     auto [at, fresh] = by_name.try_emplace({parent, name}, next);
     // A snapshot deleted and made again under its name is another one, though the kernel may still know nodes of the first.
-    if (!fresh && nodes[at->second].shown->view->epoch() != shown->view->epoch()) {
+    if (!fresh && nodes[at->second].which->epoch != shown->which->epoch) {
       at->second = next;
       fresh = true;
     }
     if (fresh) {
-      nodes[next] = Node{next, parent, 0, shown, entry};
+      nodes[next] = Node{next, parent, 0, shown->which, entry};
       if (auto p = nodes.find(parent); p != nodes.end()) ++p->second.count;
       ++next;
     }
@@ -126,7 +167,7 @@ struct SnapshotTree::Impl {
       n->second.count -= std::min(count, n->second.count);
       if (n->second.count != 0) return;
       NodeId parent = n->second.parent;
-      auto named = by_name.find({parent, n->second.entry.name.empty() ? n->second.shown->name : n->second.entry.name});
+      auto named = by_name.find({parent, n->second.entry.name.empty() ? n->second.which->name : n->second.entry.name});
       if (named != by_name.end() && named->second == id) by_name.erase(named);
       nodes.erase(n);
       id = parent;
@@ -144,8 +185,23 @@ struct SnapshotTree::Impl {
 };
 
 SnapshotTree::SnapshotTree(int root_fd, int store_fd, std::function<std::vector<snapshot::SnapshotInfo>()> list)
-    : impl_(new Impl{root_fd, store_fd, std::move(list), {}, 16, {}, {}, 1, {}}) {}
+    : impl_(new Impl{root_fd, store_fd, std::move(list), {}, 16, {}, {}, {}, 1, {}}) {}
 SnapshotTree::~SnapshotTree() = default;
+
+void SnapshotTree::let_go_of_removed() {
+  std::list<std::shared_ptr<Shown>> gone;   // destroyed after the lock
+  {
+    Lock lock(impl_->mutex);
+    if (impl_->views.empty()) return;
+  }
+  std::set<std::uint64_t> there;
+  for (const auto& s : impl_->snapshots()) there.insert(s.epoch);
+  Lock lock(impl_->mutex);
+  for (auto v = impl_->views.begin(); v != impl_->views.end();) {
+    const auto at = v++;
+    if (there.count((*at)->which->epoch) == 0) gone.splice(gone.end(), impl_->views, at);
+  }
+}
 
 fs::VirtualTree::NodeId SnapshotTree::root() { return kRoot; }
 
@@ -161,9 +217,9 @@ int SnapshotTree::lookup(NodeId dir, std::string_view name, NodeId* id, struct s
     bool known = false;
     for (const auto& s : impl_->snapshots()) known = known || s.name == text;
     if (!known) return ENOENT;
-    auto view = View::open(impl_->root_fd, impl_->store_fd, text);
-    if (!view) return errno_of(view.error());
-    auto shown = std::make_shared<Shown>(Shown{text, std::move(*view)});
+    auto looked_at = impl_->show(text, nullptr);
+    if (!looked_at) return errno_of(looked_at.error());
+    const std::shared_ptr<Shown> shown = std::move(*looked_at);
     auto top = shown->view->root();
     if (!top) return errno_of(top.error());
     fill(top->attr(), top->ref().id.ino, attr);

@@ -17,6 +17,8 @@ class SnapshotTree final : public fs::VirtualTree {
   // `list`: the snapshots as they are now (Store::list). `root_fd`, `store_fd` outlive this.
   SnapshotTree(int root_fd, int store_fd, std::function<std::vector<snapshot::SnapshotInfo>()> list);
   ~SnapshotTree() override;
+  // Views are kept open for a while: those of removed snapshots are closed here.
+  void let_go_of_removed();
 
   NodeId root() override;
   int lookup(NodeId dir, std::string_view name, NodeId* id, struct stat* attr) override;

@@ -67,6 +67,15 @@ std::string identity_of_file_system(int fd) {
   return "fsid:" + std::to_string(s.f_type) + ":" + std::to_string(id);
 }
 
+// A copy on the same file system is another volume: its root is another directory.
+std::string identity_of(int root_fd) {
+  struct statx x{};
+  if (::statx(root_fd, "", AT_EMPTY_PATH, STATX_INO | STATX_BTIME, &x) != 0) return identity_of_file_system(root_fd);
+  const bool born = (x.stx_mask & STATX_BTIME) != 0;
+  return identity_of_file_system(root_fd) + " root:" + std::to_string(x.stx_ino) +
+         (born ? "." + std::to_string(x.stx_btime.tv_sec) + "." + std::to_string(x.stx_btime.tv_nsec) : "");
+}
+
 // One process at a time works on a volume. One that was just unmounted may still be closing its files: it is waited for.
 Status lock_own(int own_fd, const std::string& dir) {
   for (int tries = 0; ::flock(own_fd, LOCK_EX | LOCK_NB) != 0; ++tries) {
@@ -309,7 +318,7 @@ Status Volume::Impl::open_parts() {
   jo.segment_bytes = static_cast<std::size_t>(std::clamp<std::uint64_t>(size / 256, 256u << 10, jo.segment_bytes));
   jo.log_bytes = 16 * jo.segment_bytes;
   jo.on_first_change = [this] { replication->changed(); };   // nothing is captured before the mount serves
-  SOMFS_TRY_ASSIGN(journal, snapshot::Journal::open(journal_dir.get(), identity_of_file_system(backing->fd()), clock, jo));
+  SOMFS_TRY_ASSIGN(journal, snapshot::Journal::open(journal_dir.get(), identity_of(backing->fd()), clock, jo));
 
   SOMFS_TRY(note_excludes(own.get(), options.config.excludes, *journal));
 
@@ -404,6 +413,7 @@ void Volume::Impl::keep_house(const std::stop_token& stop) {
     }
     store->keep_reserve();
     store->expire();
+    tree->let_go_of_removed();
     std::uint64_t seq = journal->last_seq();
     if (seq != last_seq_seen.exchange(seq)) last_change_seen_ns = clock.mono_ns();
   }
@@ -517,6 +527,7 @@ void Volume::Impl::serve(Connection& c, const Json& request) {
   else if (verb == "snapshot-list") answer = snapshot_list();
   else if (verb == "snapshot-delete") {
     Status s = store->remove(request.value("name", ""));
+    tree->let_go_of_removed();
     answer = s ? Result<Json>(Json{{"schema", 1}, {"deleted", request.value("name", "")}}) : pass_on(std::move(s).error());
   } else if (verb == "source-open") {
     return serve_source(c, request);

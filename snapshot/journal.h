@@ -58,7 +58,7 @@ class Journal final : public ChangeSink {
     bool start_flusher = true;             // tests drive flush() themselves
     std::function<void()> on_first_change; // an epoch has its first change; called on the data path without locks, must not block
   };
-  // `dir_fd`: the journal's directory. `fs_id`: identity of the backing file system (f_fsid or UUID), compared with the last one.
+  // `dir_fd`: the journal's directory. `fs_id`: identity of the backing file system and of the root, compared with the last one.
   static Result<std::unique_ptr<Journal>> open(int dir_fd, const std::string& fs_id, const Clock& clock, Options options);
   ~Journal() override;                     // without close(): as after a kill
 

@@ -90,4 +90,33 @@ echo after >"$d/after-damage"
 start
 check "migrates" somfs-ctl migrate "$d" "$m" --json
 check "mirror equals" treecmp "$d" "$m/tree" --skip .somfs
+
+echo "- many snapshots, all looked at: what was looked at lets go of its descriptors"
+for i in $(seq 40); do
+    echo "$i" >"$d/which"
+    check "snapshot $i" somfs-ctl snapshot create "$d" --name "many$i" --quiet
+    same "snapshot $i" "$(cat "$d/.somfs/snapshots/many$i/which")" "$i"
+done
+same "the first" "$(cat "$d/.somfs/snapshots/many1/which")" 1
+count=$(ls "/proc/$(mount_pid "$d")/fd" | wc -l)
+[ "$count" -lt 1600 ] || same "descriptors" "$count" "fewer than 1600"
+for i in $(seq 40); do check "removes $i" somfs-ctl snapshot delete "$d" "many$i" --quiet; done
+
+echo "- a copy beside the original is another volume"
+stop
+d=$scratch/first m=$scratch/first-mirror
+mkdir "$d"; echo ours >"$d/which"
+start
+check "migrates" somfs-ctl migrate "$d" "$m" --quiet
+stop
+cp -a "$d" "$scratch/beside"
+start
+generation=$(somfs-ctl status "$d" --json | field volumes.0.generation)
+check "mounts the copy" somfs "$scratch/beside"
+[ "$(somfs-ctl status "$scratch/beside" --json | field volumes.0.generation)" != "$generation" ] || same "generation" "$generation" "another one"
+echo theirs >"$scratch/beside/which"
+check "the copy goes on" somfs-ctl migrate "$scratch/beside" "$m" --quiet
+code_is 8 somfs-ctl migrate "$d" "$m"
+same "nothing was overwritten" "$(cat "$m/tree/which")" theirs
+check "unmounts it" somfs-ctl umount "$scratch/beside"
 passed
