@@ -25,7 +25,6 @@ chmod 755 "$scratch/hook"
 hooked() { [ "$(cut -d' ' -f1-3 "$said" | tail -1)" = "data $1" ]; }
 state() { somfs-ctl status --store "$store" --json | field sources.0.state; }
 is() { [ "$(state)" = "$1" ]; }
-connected() { [ "$(somfs-ctl status --store "$store" --json | field sources.0.connected)" = true ]; }
 
 echo "- bad input"
 code_is 1 somfs-mirrord --listen 127.0.0.1:0 --store "$store" --suspect-after 1s
@@ -136,14 +135,14 @@ printf '#!/bin/sh\necho no such pager >&2\nexit 3\n' >"$scratch/fails"
 chmod 755 "$scratch/hangs" "$scratch/fails"
 printf '[watch]\nhook = "%s"\nhook_timeout = "2s"\n' "$scratch/hangs" >"$scratch/watch.conf"
 daemon --config "$scratch/watch.conf"
-until_true connected   # who is not cannot say goodbye
+echo "$SECONDS" >"$d/file"; check "the source is back" somfs-ctl sync "$d"   # who is not connected cannot say goodbye
 check "pauses" somfs-ctl pause "$d"
 until_true grep -q "data, PAUSED: killed, it did not end within 2 s" "$scratch/daemon.log"
 check "resumes" somfs-ctl resume "$d"
 check "nobody waits for it" timeout 20 somfs-ctl sync "$d"
 kill -TERM "$mirrord"; wait "$mirrord"
 daemon --hook "$scratch/fails"
-until_true connected   # who is not cannot say goodbye
+echo "$SECONDS" >"$d/file"; check "the source is back" somfs-ctl sync "$d"   # who is not connected cannot say goodbye
 check "pauses" somfs-ctl pause "$d"
 until_true grep -q "data, PAUSED: exit code 3: no such pager" "$scratch/daemon.log"
 check "resumes" somfs-ctl resume "$d"
