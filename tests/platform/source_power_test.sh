@@ -172,6 +172,7 @@ for i in $(seq "$cuts"); do
     judge "$at" "$s"
     done_cuts=$((done_cuts + 1))
 done
-[ "$ahead" -gt 0 ] || same "a mirror that is ahead" "never" "now and then"
+# A migration syncs the source before it cuts: its mirror is ahead only where that is broken.
+[ "$how" != replicate ] || [ "$ahead" -gt 0 ] || same "a mirror that is ahead" "never" "now and then"
 echo "source on $fs: $done_cuts cuts of $entries entries, the mirror ahead at $ahead, seed $seed, $failures failures"
 passed
