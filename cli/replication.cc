@@ -125,16 +125,22 @@ class Replication::OneInstant final : public replicator::Instant {
     SOMFS_TRY_ASSIGN(made->moment_, Moment::cut(all.parts_, kReplicate, number));
     made->tree_ = replicator::tree_of(made->moment_->view());
     made->identity_ = all.identity();
+    made->epoch_ = made->moment_->epoch();
+    for (const auto& s : all.parts_.store.list())
+      if (s.epoch == made->epoch_) made->cut_ns_ = s.created_ns;
     return made;
   }
   OneInstant(const Parts& parts, std::string target) : parts_(parts), target_(std::move(target)) {}
-  ~OneInstant() override {
+  ~OneInstant() override { release(); }
+
+  void release() override {
     tree_.reset();
     hold_ = {};   // what follows may take its time
+    moment_.reset();
   }
 
   replicator::Tree& tree() override { return *tree_; }
-  std::uint64_t epoch() const override { return moment_->epoch(); }
+  std::uint64_t epoch() const override { return epoch_; }
   Result<replicator::Source> source() override {
     replicator::Source s = identity_;
     s.view = &moment_->view();
@@ -147,19 +153,16 @@ class Replication::OneInstant final : public replicator::Instant {
     s.excludes = parts_.config.excludes;
     s.incomplete = [this] { return parts_.journal.flag_gap_of(target_); };
     s.dirty_since = [this](std::uint64_t epoch) -> Result<replicator::Changes> {
-      auto dirty = parts_.journal.dirty_since(epoch, moment_->epoch());
+      auto dirty = parts_.journal.dirty_since(epoch, epoch_);
       replicator::Changes changes;
       changes.complete = dirty.has_value();
-      changes.set = dirty ? std::move(*dirty) : parts_.journal.known_since(epoch, moment_->epoch());
+      changes.set = dirty ? std::move(*dirty) : parts_.journal.known_since(epoch, epoch_);
       return changes;
     };
     return s;
   }
   Status acknowledge(const Uuid& mirror, std::uint64_t epoch) override {
-    std::int64_t cut_ns = 0;
-    for (const auto& s : parts_.store.list())
-      if (s.epoch == epoch) cut_ns = s.created_ns;
-    return parts_.journal.acknowledge(target_, mirror, epoch, cut_ns);
+    return parts_.journal.acknowledge(target_, mirror, epoch, epoch == epoch_ ? cut_ns_ : 0);
   }
 
  private:
@@ -169,6 +172,8 @@ class Replication::OneInstant final : public replicator::Instant {
   std::unique_ptr<replicator::Tree> tree_;
   TargetLocks::Hold hold_;
   replicator::Source identity_;
+  std::uint64_t epoch_ = 0;
+  std::int64_t cut_ns_ = 0;
 };
 
 Replication::Replication(Parts parts) : parts_(std::move(parts)) {}
@@ -495,6 +500,9 @@ std::map<std::string, Json> Replication::status() const {
     if (!entry.relation) continue;
     const auto s = entry.relation->status();
     Json m{{"target", target}, {"state", s.state}, {"epoch", s.epoch}, {"acked_lag_s", s.lag_s < 0 ? Json(nullptr) : Json(s.lag_s)}};
+    m["applied_lag_s"] = s.applied_lag_s < 0 ? Json(nullptr) : Json(s.applied_lag_s);
+    m["backlog_bytes"] = s.backlog_bytes;
+    m["in_flight"] = s.in_flight;
     m["reason"] = s.reason;
     if (s.percent >= 0) m["percent"] = s.percent;
     const auto link = link_settings(parts_.config, entry.stored.value("pipeline", ""), entry.stored.value("compress", ""));

@@ -470,20 +470,17 @@ Json Volume::Impl::status() {
     double lag = clean ? 0 : t.acked_cut_ns == 0 ? -1 : static_cast<double>(clock.wall_ns() - t.acked_cut_ns) / 1e9;
     m["acked_lag_s"] = lag < 0 ? Json(nullptr) : Json(lag);
     if (auto at = relations.find(t.target); at != relations.end()) {
-      if (at->second["acked_lag_s"].is_null()) at->second["acked_lag_s"] = m["acked_lag_s"];   // nothing has landed yet in this process
+      for (const char* which : {"acked_lag_s", "applied_lag_s"})
+        if (at->second[which].is_null()) at->second[which] = m["acked_lag_s"];   // nothing has landed yet in this process
       m = std::move(at->second);
       relations.erase(at);
     }
-    m["applied_lag_s"] = m["acked_lag_s"];   // a migration acknowledges what is applied
-    m["backlog_bytes"] = 0;
+    if (!m.contains("applied_lag_s")) m["applied_lag_s"] = m["acked_lag_s"];   // a migration ends when the tree shows it
+    if (!m.contains("backlog_bytes")) m["backlog_bytes"] = 0;
     if (!m.contains("pipeline")) m["pipeline"] = Json::object();
     mirrors.push_back(std::move(m));
   }
-  for (auto& [target, m] : relations) {   // that never landed anything
-    m["applied_lag_s"] = m["acked_lag_s"];
-    m["backlog_bytes"] = 0;
-    mirrors.push_back(std::move(m));
-  }
+  for (auto& [target, m] : relations) mirrors.push_back(std::move(m));   // that never landed anything
   v["mirrors"] = std::move(mirrors);
   v["mountpoint"] = options.mountpoint;
   v["mode"] = options.read_only ? "read-only" : options.writeback ? "writeback" : "write-through";

@@ -76,7 +76,7 @@ Result<std::string> unpack(std::string payload, Codec codec, std::size_t raw) {
   return body;
 }
 
-bool known_type(std::uint8_t type) { return type != 0 && type <= static_cast<std::uint8_t>(MessageType::alive); }
+bool known_type(std::uint8_t type) { return type != 0 && type <= static_cast<std::uint8_t>(MessageType::applied); }
 
 const char* name_of(Codec codec) {
   switch (codec) {

@@ -25,7 +25,7 @@ tl::unexpected<Error> unexpected_message() { return fail(Exit::peer_version, "ca
 
 }  // namespace
 
-Link::Link(Transport& transport, Progress& progress) : transport_(transport), progress_(progress) {
+Link::Link(Transport& transport, Progress& progress, std::function<void()> news) : transport_(transport), progress_(progress), news_(std::move(news)) {
   receiver_ = std::jthread([this] { run(); });
 }
 
@@ -39,23 +39,32 @@ Link::~Link() {
 }
 
 void Link::run() {
-  while (true) {
+  bool more = true;
+  while (more) {
     auto m = transport_.receive();
-    Lock l(mutex_);
-    if (!m || m->type == MessageType::error) {
-      ErrorBody e;
-      if (!m) error_ = m.error();
-      else if (decode(m->body, &e)) error_ = Error{exit_of_peer(e.exit), 0, "the mirror: " + printable(e.line), {}, {}, {}};
-      else error_ = unexpected_message().value();
+    if (m && m->type == MessageType::progress) continue;
+    const bool verdict = m && (m->type == MessageType::committed || m->type == MessageType::applied);
+    more = m && m->type != MessageType::error;
+    {
+      Lock l(mutex_);
+      if (more) {
+        while (!ended_ && inbox_bytes_ + kMessageCost + m->body.size() > kInboxBytes) change_.wait(mutex_);
+        if (ended_) return;
+        inbox_bytes_ += kMessageCost + m->body.size();
+        (verdict ? verdicts_ : inbox_).push_back(std::move(*m));
+        if (verdict && verdicts_due_-- == 0) {
+          error_ = unexpected_message().value();
+          more = false;
+        }
+      } else {
+        ErrorBody e;
+        if (!m) error_ = m.error();
+        else if (decode(m->body, &e)) error_ = Error{exit_of_peer(e.exit), 0, "the mirror: " + printable(e.line), {}, {}, {}};
+        else error_ = unexpected_message().value();
+      }
       change_.notify_all();
-      return;
     }
-    if (m->type == MessageType::progress) continue;
-    while (!ended_ && inbox_bytes_ + kMessageCost + m->body.size() > kInboxBytes) change_.wait(mutex_);
-    if (ended_) return;
-    inbox_bytes_ += kMessageCost + m->body.size();
-    inbox_.push_back(std::move(*m));
-    change_.notify_all();
+    if ((verdict || !more) && news_) news_();
   }
 }
 
@@ -69,6 +78,7 @@ Status Link::send(MessageType type, std::string body) {
   {
     Lock l(mutex_);
     if (error_) return pass_on(broken());
+    if (type == MessageType::commit) verdicts_due_ += 2;
   }
   const std::int64_t start = SystemClock().mono_ns();
   Status sent = transport_.send({type, std::move(body)});
@@ -82,16 +92,31 @@ Status Link::send(MessageType type, std::string body) {
   return sent;
 }
 
-Result<Message> Link::wait_for(MessageType type) {
-  Lock l(mutex_);
-  while (inbox_.empty() && !error_ && !progress_.cancelled) change_.wait_until(mutex_, std::chrono::steady_clock::now() + std::chrono::milliseconds(200));
-  if (progress_.cancelled || inbox_.empty()) return pass_on(progress_.cancelled ? Error{Exit::interrupted, 0, "interrupted", {}, {}, {}} : broken());
-  Message m = std::move(inbox_.front());
-  inbox_.pop_front();
+Result<Message> Link::next_of(std::deque<Message>& from) {
+  while (from.empty() && !error_ && !progress_.cancelled) change_.wait_until(mutex_, std::chrono::steady_clock::now() + std::chrono::milliseconds(200));
+  if (progress_.cancelled || from.empty()) return pass_on(progress_.cancelled ? Error{Exit::interrupted, 0, "interrupted", {}, {}, {}} : broken());
+  Message m = std::move(from.front());
+  from.pop_front();
   inbox_bytes_ -= kMessageCost + m.body.size();
   change_.notify_all();
+  return m;
+}
+
+Result<Message> Link::wait_for(MessageType type) {
+  Lock l(mutex_);
+  SOMFS_TRY_ASSIGN(Message m, next_of(inbox_));
   if (m.type != type) return unexpected_message();
   return m;
+}
+
+Result<Message> Link::wait_for_verdict() {
+  Lock l(mutex_);
+  return next_of(verdicts_);
+}
+
+bool Link::has_verdict() const {
+  Lock l(mutex_);
+  return !verdicts_.empty();
 }
 
 Result<Welcome> Link::greet(const Hello& hello) {

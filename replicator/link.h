@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The source's end of a conversation. A thread of its own receives, so that the mirror can always send (no side waits for the other
-// while both are full); what it asked for is answered in the order of asking. One caller thread, but send() may come from another.
+// while both are full); what it asked for is answered in the order of asking, and what the mirror says of the epochs it was sent
+// (committed, applied) comes apart from that. One caller thread, but send() may come from another.
 #pragma once
 
 #include <atomic>
 #include <chrono>
 #include <deque>
+#include <functional>
 #include <optional>
 #include <string>
 #include <thread>
@@ -21,7 +23,8 @@ namespace somfs::replicator {
 
 class Link {
  public:
-  Link(Transport& transport, Progress& progress);
+  // `news` is called, on a thread of the link's, when something was said of an epoch, and when nothing more will come.
+  Link(Transport& transport, Progress& progress, std::function<void()> news = {});
   ~Link();                                             // ends the conversation: the transport is closed
 
   // Fails with the mirror's own error when it sent one, with Exit::interrupted when the caller cancelled.
@@ -29,6 +32,8 @@ class Link {
   Result<Message> wait_for(MessageType type);          // anything else out of turn is an error
   Result<Welcome> greet(const Hello& hello);
   bool over() const;                                   // nothing more will come
+  Result<Message> wait_for_verdict();                  // the next of what is said of epochs
+  bool has_verdict() const;
   double sending_s() const { return static_cast<double>(sending_ns_.load(std::memory_order_relaxed)) / 1e9; }   // spent in send()
   // The last message, even from one that was cancelled, and until the mirror has hung up on it or the time is over.
   void part(std::string how, std::chrono::milliseconds within);
@@ -51,8 +56,11 @@ class Link {
   Status ask_listings();
   Result<std::vector<ListRow>> receive_listing(const ObjectId& dir);
 
+  Result<Message> next_of(std::deque<Message>& from) REQUIRES(mutex_);
+
   Transport& transport_;
   Progress& progress_;
+  const std::function<void()> news_;
   std::atomic<std::int64_t> sending_ns_{0};
   struct Wanted {
     ObjectId dir;
@@ -66,8 +74,9 @@ class Link {
 
   mutable Mutex mutex_;
   CondVar change_;
-  std::deque<Message> inbox_ GUARDED_BY(mutex_);
+  std::deque<Message> inbox_ GUARDED_BY(mutex_), verdicts_ GUARDED_BY(mutex_);
   std::size_t inbox_bytes_ GUARDED_BY(mutex_) = 0;
+  std::size_t verdicts_due_ GUARDED_BY(mutex_) = 0;    // at most: of what is held there is one
   std::optional<Error> error_ GUARDED_BY(mutex_);      // what the mirror said, or how the link broke
   bool ended_ GUARDED_BY(mutex_) = false;
   std::jthread receiver_;

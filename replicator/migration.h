@@ -3,6 +3,8 @@
 #pragma once
 
 #include <chrono>
+#include <deque>
+#include <functional>
 #include <memory>
 #include <set>
 #include <string>
@@ -55,24 +57,48 @@ enum class Distrust : std::uint8_t {
   ids,         // not even the root is known (another file system, restored from elsewhere): compare by path
 };
 
-// A conversation that lands one epoch after another: what was committed last is the base of the next. After a failure it is over.
-// `transport` and `progress` are borrowed.
+// A conversation that lands one epoch after another: what was sent last is the base of the next, whether or not the mirror has said yet that it
+// holds it; when it does not, it refuses what follows. After a failure the conversation is over. `transport` and `progress` are borrowed;
+// `news` is called, on another thread, when a verdict has come and when none will come any more.
 class Session {
  public:
-  Session(Transport& transport, Progress& progress) : transport_(transport), link_(transport, progress), progress_(progress) {}
+  Session(Transport& transport, Progress& progress, std::function<void()> news = {})
+      : transport_(transport), link_(transport, progress, std::move(news)), progress_(progress) {}
 
   Status greet(const Source& who, const MigrateOptions& options, const char* wants = kMigrate);
   bool held() const { return welcome_.held; }              // an epoch waits there for a person's decision
-  Result<MigrateReport> land(Tree& tree, const Source& source, const MigrateOptions& options, Distrust distrust);
+
+  struct Sent {
+    MigrateReport report;                                  // as far as this side knows
+    bool asked = false;                                    // verdicts will come; else nothing had to be sent, or it was a dry run
+  };
+  Result<Sent> send(Tree& tree, const Source& source, const MigrateOptions& options, Distrust distrust);
+  // What the mirror says of the epochs it was sent, in their order: first that it holds one durably (or that the brake holds it), then that its
+  // tree shows it. Waits for it.
+  struct Verdict {
+    bool applied = false;                                  // the second of the two
+    MigrateReport report;                                  // complete; of the first, but for the time that applying takes
+  };
+  Result<Verdict> verdict();
+  bool has_verdict() const { return link_.has_verdict(); }
+
+  Result<MigrateReport> land(Tree& tree, const Source& source, const MigrateOptions& options, Distrust distrust);   // all of it
   void bye() { (void)link_.send(MessageType::bye, {}); }   // what is held there is held whether or not the mirror hears it
   void part(const char* how, std::chrono::milliseconds within) { link_.part(how, within); }
   bool broken() const { return link_.over(); }             // the mirror went away, or said that it gives up
 
  private:
+  struct Pending {
+    MigrateReport report;
+    std::chrono::steady_clock::time_point asked;           // for its commit
+  };
+  std::uint64_t take_wire_bytes();
+
   Transport& transport_;
   Link link_;
   Progress& progress_;
   Welcome welcome_;
+  std::deque<Pending> uncommitted_, unapplied_;            // oldest first; those that nothing was said of, and those that are committed
   std::uint64_t counted_ = 0;                              // bytes on the wire that a report has named
 };
 

@@ -363,15 +363,14 @@ Status Mirror::receive(std::string_view records) {
   return s;
 }
 
-Result<Committed> Mirror::commit() {
+Result<Committed> Mirror::commit(const std::function<void(const Committed&)>& acknowledge) {
   SOMFS_TRY(impl_->usable());
   if (!impl_->epoch) return fail(Exit::temporary, "a commit came before an epoch was begun");
   const std::int64_t start = SystemClock().mono_ns();
-  auto result = impl_->commit();
-  if (result) {   // what was not apply was making it durable
-    double& acknowledge = result->times[static_cast<std::size_t>(Stage::acknowledge)];
-    acknowledge = static_cast<double>(SystemClock().mono_ns() - start) / 1e9 - result->times[static_cast<std::size_t>(Stage::apply)];
-  }
+  auto result = impl_->commit([&](Committed& c) {
+    c.times[static_cast<std::size_t>(Stage::acknowledge)] = static_cast<double>(SystemClock().mono_ns() - start) / 1e9;
+    if (acknowledge) acknowledge(c);
+  });
   if (!result) impl_->abort(result.error().exit != Exit::no_space);
   return result;
 }
@@ -408,7 +407,7 @@ Status Mirror::Impl::check_space(std::uint64_t in_place) {
   return {};
 }
 
-Result<Committed> Mirror::Impl::commit() {
+Result<Committed> Mirror::Impl::commit(const Acknowledge& acknowledge) {
   Epoch& e = *epoch;
   SOMFS_TRY(e.receiver->finish());
   if (e.begin.replace_all) {
@@ -444,10 +443,11 @@ Result<Committed> Mirror::Impl::commit() {
       held = e.begin.epoch;
       held_reason = why;
       epoch.reset();
+      acknowledge(c);
       return c;
     }
   }
-  return land(head, something, *e.play);
+  return land(head, something, *e.play, acknowledge);
 }
 
 Status Mirror::Impl::write_meta(const RedoHead& head, bool something) {
@@ -464,13 +464,14 @@ Status Mirror::Impl::write_meta(const RedoHead& head, bool something) {
   return writer->set_number("run", run + 1);
 }
 
-// The commit point, then the tree.
-Result<Committed> Mirror::Impl::land(const RedoHead& head, bool something, const CatalogPlay& play) {
+// The commit point, then the acknowledgement, then the tree.
+Result<Committed> Mirror::Impl::land(const RedoHead& head, bool something, const CatalogPlay& play, const Acknowledge& acknowledge) {
   Committed c{head.epoch, false, {}, play.removed, play.created, play.changed};
   SOMFS_TRY(write_meta(head, something));
   auto landed = [&]() -> Status {
     SOMFS_TRY(writer->commit());
     SOMFS_TRY(load_meta());
+    acknowledge(c);
     if (something) {
       const std::int64_t start = SystemClock().mono_ns();
       SOMFS_TRY(apply_pending());
@@ -561,7 +562,7 @@ Status Mirror::Impl::decide_held(bool accept) {
     SOMFS_TRY(play.settle());
     SOMFS_TRY(writer->set_meta("peaks", ""));
     SOMFS_TRY(writer->set_number("accepted", static_cast<std::uint64_t>(::time(nullptr))));
-    auto done = land(head, true, play);
+    auto done = land(head, true, play, [](Committed&) {});
     return done ? Status() : Status(pass_on(done.error()));
   }();
   if (!landed) writer->rollback();

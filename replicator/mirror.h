@@ -5,7 +5,7 @@
 //   receive   new and rewritten objects are born under stage/, with their data; in-place changes, names and attributes go to journal/EPOCH
 //   prepare   stage and journal are synced
 //   commit    one SQLite transaction puts the catalog (name → object, object → our inode) and `committed = EPOCH` in place, durably.
-//             Now the epoch is held: the acknowledgement may go out
+//             Now the epoch is held: the acknowledgement goes out
 //   apply     the journal is played onto tree/: every step acts only where a name still holds the object it expects, so it can be
 //             repeated from the start at any time. Then sync, `applied = EPOCH`, and the journal goes
 //   open      not committed: stage and journal are forgotten (stage kept for a resume). Committed and not applied: apply again
@@ -60,7 +60,8 @@ class Mirror {
 
   Status begin(const Begin& begin);
   Status receive(std::string_view records);            // a batch of group records
-  Result<Committed> commit();                          // durable when it returns; applied too (unless held)
+  // Durable when it returns, and applied (unless held). `acknowledge` is called in between: when it is durable (or held), before it is applied.
+  Result<Committed> commit(const std::function<void(const Committed&)>& acknowledge = {});
   void abort() noexcept;
 
   // `perhaps`: of a directory it does not know it has no rows; else that is an error, for the source took it for known.

@@ -2,6 +2,7 @@
 // What the files of the mirror share; nobody else includes it.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -86,8 +87,9 @@ struct Mirror::Impl {
   Status write_meta(const RedoHead& head, bool something);
   Result<std::string> brake(const Begin& begin, const CatalogPlay& play);
   Status check_space(std::uint64_t in_place);
-  Result<Committed> commit();
-  Result<Committed> land(const RedoHead& head, bool something, const CatalogPlay& play);
+  using Acknowledge = std::function<void(Committed&)>;
+  Result<Committed> commit(const Acknowledge& acknowledge);
+  Result<Committed> land(const RedoHead& head, bool something, const CatalogPlay& play, const Acknowledge& acknowledge);
   Status decide_held(bool accept);
   void abort(bool keep = true) noexcept;
 };

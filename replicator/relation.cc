@@ -6,6 +6,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
+#include <deque>
 #include <mutex>
 #include <random>
 #include <thread>
@@ -27,7 +28,8 @@ constexpr unsigned kManyVetoes = 5;
 constexpr std::chrono::seconds kGoodbye{2};           // how long an end waits for the mirror to hear of it
 constexpr std::int64_t kLagLook = kSecond / 500;      // mode semi: the lag is looked at so often
 constexpr std::int64_t kStalled = 5 * kSecond;        // mode semi: a mirror that takes nothing for so long does not work
-constexpr auto kLook = std::chrono::milliseconds(500);  // whether the conversation still stands, while there is nothing to say
+constexpr auto kLook = std::chrono::milliseconds(500);  // nobody need say so, but one looks whether there is something to do
+constexpr std::size_t kLeastWindow = 2, kMostWindow = 16;   // groups sent and not acknowledged
 
 std::chrono::steady_clock::time_point at(std::int64_t mono_ns) { return std::chrono::steady_clock::time_point(std::chrono::nanoseconds(mono_ns)); }
 
@@ -106,13 +108,31 @@ struct Relation::Impl {
   Status follow();
   Status converse(Session& session, Progress& talk);
   void hang_up(const char* how);
-  Status land(Session& session, Progress& progress);
+  Status send(Session& session, Progress& progress);
   bool wait_while_paused();
-  enum class Next { cut, leave, broken };
+  // A group that was sent, until the mirror's tree shows it.
+  struct Sent {
+    std::unique_ptr<Instant> instant;                  // released
+    std::uint64_t holds = 0;                           // of the volume: the mirror, once it has the group, holds what there was at the end of this epoch
+    std::uint64_t wanted = 0, newest = 0;              // sync() and answers that it covers
+    std::int64_t begun = 0, own_ns = 0;
+    std::uint64_t came = 0;                            // mode semi: at the cut
+    bool alone = false;                                // nothing was before it
+    bool committed = false;
+    MigrateReport report;
+  };
+  enum class Next { cut, verdict, leave, broken };
   Next wait_for_work(const Session& session, bool first);
+  bool room() const;
+  Status take_verdict(Session& session);
+  Status committed(Sent& group);
+  void shown(std::uint64_t epoch, std::uint64_t wanted);
+  void measure_acknowledged(const MigrateReport& report);
+  std::size_t unanswered() const;
+  void count_flying() REQUIRES(mutex);
   void back_off(const Error& error);
   void note_trouble(const Error& error);
-  void measure(const MigrateReport& report, std::int64_t begun, std::int64_t own_ns);
+  void measure_sent(const MigrateReport& report, std::int64_t begun, std::int64_t own_ns);
   // An answer waits.
   void look() {
     Lock l(mutex);
@@ -141,12 +161,20 @@ struct Relation::Impl {
   Distrust distrust = Distrust::nothing;
   double retry_s = 0;
   std::int64_t last_cut = 0, next_cut = 0;
+  std::int64_t last_landed = 0;
   unsigned vetoes = 0;                                 // in a row
+  std::deque<Sent> flying;                             // oldest first; at most the first one is committed
+  bool lone = false;                                   // the last one was no difference from the one before, or not complete: what follows waits for its verdicts
+  double way_s = 0;                                    // there and back, without work and queues; 0: not known
+  std::uint64_t sync_covered = 0, newest_covered = 0;  // by what is flying or has landed in this conversation
   std::minstd_rand random{std::random_device{}()};
 
   mutable Mutex mutex;
   CondVar wake;
   std::uint64_t landed GUARDED_BY(mutex) = 0;          // by this relation: the epoch whose end the mirror holds
+  std::uint64_t applied GUARDED_BY(mutex) = 0;         // ... and whose end its tree shows
+  std::size_t in_flight GUARDED_BY(mutex) = 0;
+  std::uint64_t backlog GUARDED_BY(mutex) = 0;         // bytes in them, and in the one that is committed and not applied
   bool stop GUARDED_BY(mutex) = false, paused GUARDED_BY(mutex);
   unsigned aside GUARDED_BY(mutex) = 0;
   bool talking GUARDED_BY(mutex) = false;
@@ -170,7 +198,7 @@ struct Relation::Impl {
   std::uint64_t taken GUARDED_BY(mutex) = 0;           // mode semi: what the mirror had been sent when it was last seen to take something
   std::int64_t taken_at GUARDED_BY(mutex) = 0;
   std::atomic<std::uint64_t> came{0};                  // mode semi: bytes
-  std::uint64_t came_at_cut GUARDED_BY(mutex) = 0, came_before_cut GUARDED_BY(mutex) = 0;   // ... at the last one, and the one before
+  std::uint64_t came_at_cut GUARDED_BY(mutex) = 0, came_landed GUARDED_BY(mutex) = 0;   // ... at the last one, and at the last that has landed
   std::uint64_t cut_epoch GUARDED_BY(mutex) = 0;       // of the last one
   double fixed_s GUARDED_BY(mutex) = 1e9;              // mode semi: of the shortest epoch
   double rate GUARDED_BY(mutex) = 0;                   // mode semi: bytes that came, in epochs that landed, by the second; 0: not known
@@ -231,7 +259,7 @@ Status Relation::Impl::follow() {
   } forget{*this};
   InTurn in_turn(std::move(transport));
   SignOfLife life(in_turn);
-  Session session(in_turn, talk);
+  Session session(in_turn, talk, [this] { look(); });
   SOMFS_TRY(session.greet(volume.identity(), settings.options, kReplicate));
   if (settings.alive_s > 0) life.begin(settings.alive_s);
   {
@@ -251,45 +279,84 @@ Status Relation::Impl::follow() {
 
 Status Relation::Impl::converse(Session& session, Progress& talk) {
   if (session.held()) return fail(Exit::person, "held at the mirror", printable(settings.target), "an epoch waits for a decision");
-  for (bool first = true;; first = false) {
+  struct Landed {                                      // what has no verdict by the end gets none: the journal still has it
+    Impl& impl;
+    ~Landed() {
+      impl.flying.clear();
+      Lock l(impl.mutex);
+      impl.count_flying();
+    }
+  } landed_or_not{*this};
+  lone = false;
+  newest_covered = 0;
+  {
+    Lock l(mutex);
+    sync_covered = sync_done;
+  }
+  Status s;
+  for (bool first = true; s; first = false) {
     switch (wait_for_work(session, first)) {
       case Next::leave: return {};
       case Next::broken: return fail(Exit::link_down, "the mirror went away", printable(settings.target));
-      case Next::cut: break;
+      case Next::verdict: s = take_verdict(session); break;
+      case Next::cut: s = send(session, talk); break;
     }
-    SOMFS_TRY(land(session, talk));
   }
+  // The mirror refused what it does not know. With less trust in what both sides seem to have in common it may work.
+  if (s.error().exit == Exit::temporary && distrust != Distrust::ids) distrust = static_cast<Distrust>(static_cast<int>(distrust) + 1);
+  return s;
+}
+
+std::size_t Relation::Impl::unanswered() const { return flying.size() - (!flying.empty() && flying.front().committed ? 1 : 0); }
+
+void Relation::Impl::count_flying() {
+  in_flight = unanswered();
+  backlog = 0;
+  for (const Sent& group : flying) backlog += group.report.bytes_source;
+}
+
+// One group is at work at the mirror and the next one waits there: more only let the changes grow old that would share an epoch here. A long
+// way has room for those that are on it.
+bool Relation::Impl::room() const {
+  if (lone && !flying.empty()) return false;
+  const double on_the_way = way_s / std::max(pace->decision().interval_s, 1e-3);
+  const std::size_t most = std::min<std::size_t>(settings.pace.credits, kMostWindow);
+  return unanswered() < std::min(most, kLeastWindow + static_cast<std::size_t>(std::min(on_the_way, 1e3)));
 }
 
 Relation::Impl::Next Relation::Impl::wait_for_work(const Session& session, bool first) {
   Lock l(mutex);
   for (;;) {
     if (leaving()) return Next::leave;
+    if (session.has_verdict()) return Next::verdict;
+    if (session.broken()) return flying.empty() ? Next::broken : Next::verdict;   // which says why
     if (first) return Next::cut;
-    const std::int64_t now = clock.mono_ns();
-    const bool asked = again || (sync_wanted > sync_done && waiting != 0) || (answers && answers->waiting() != 0);
-    if (asked && (vetoes == 0 || now >= next_cut)) return Next::cut;
-    if (dirty) {
-      if (now >= next_cut) return Next::cut;
-      wake.wait_until(mutex, at(next_cut));
-    } else if (!wake.wait_until(mutex, std::chrono::steady_clock::now() + kLook) && session.broken()) {
-      return Next::broken;
+    const auto look_again = std::chrono::steady_clock::now() + kLook;
+    if (!room()) {
+      wake.wait_until(mutex, look_again);
+      continue;
     }
+    const std::int64_t now = clock.mono_ns();
+    const bool asked = again || (sync_wanted > sync_covered && waiting != 0) || (answers && answers->waiting() != 0 && answers->newest() > newest_covered);
+    if (asked && (vetoes == 0 || now >= next_cut)) return Next::cut;
+    if (dirty && now >= next_cut) return Next::cut;
+    wake.wait_until(mutex, dirty || asked ? std::min(at(next_cut), look_again) : look_again);
   }
 }
 
-Status Relation::Impl::land(Session& session, Progress& talk) {
-  std::uint64_t wanted = 0, newest = 0;
-  const std::int64_t begun = clock.mono_ns();
+Status Relation::Impl::send(Session& session, Progress& talk) {
+  Sent group;
+  group.begun = clock.mono_ns();
+  group.alone = flying.empty();
   {
     Lock l(mutex);
-    wanted = sync_wanted;
-    newest = answers ? answers->newest() : 0;          // before the cut: what waits later may not be covered
+    group.wanted = sync_wanted;
+    group.newest = answers ? answers->newest() : 0;    // before the cut: what waits later may not be covered
     again = false;
     dirty = false;                                     // before the cut: what comes after it says so again
-    under_way = begun;
+    if (under_way == 0) under_way = group.begun;
   }
-  const std::uint64_t came_now = came.load(std::memory_order_relaxed);
+  group.came = came.load(std::memory_order_relaxed);
   talk.phase = "snapshot";
   auto instant = volume.cut(settings.target);
   const std::int64_t cut_done = clock.mono_ns();
@@ -297,7 +364,7 @@ Status Relation::Impl::land(Session& session, Progress& talk) {
     if (instant.error().exit == Exit::veto && vetoes + 1 >= kManyVetoes) let_go();
     Lock l(mutex);
     dirty = true;
-    under_way = 0;
+    if (flying.empty()) under_way = 0;
     if (instant.error().exit != Exit::locked && instant.error().exit != Exit::veto) return pass_on(std::move(instant).error());
     // Another cut, a migration, or operations that did not end in time: nothing is wrong with the mirror. A freeze that fails has held
     // up the application: it is not tried again and again.
@@ -315,61 +382,131 @@ Status Relation::Impl::land(Session& session, Progress& talk) {
     return {};
   }
   vetoes = 0;
+  group.instant = std::move(*instant);
+  group.holds = group.instant->epoch();
   {
     Lock l(mutex);
-    cut_epoch = (*instant)->epoch();
-    came_before_cut = std::exchange(came_at_cut, came_now);
+    cut_epoch = group.holds;
+    came_at_cut = group.came;
   }
-  SOMFS_TRY_ASSIGN(Source source, (*instant)->source());
-  auto report = session.land((*instant)->tree(), source, settings.options, distrust);
-  if (!report) {
-    // The mirror refused what it does not know. With less trust in what both sides seem to have in common it may work.
-    if (report.error().exit == Exit::temporary && distrust != Distrust::ids) distrust = static_cast<Distrust>(static_cast<int>(distrust) + 1);
-    return pass_on(std::move(report).error());
+  SOMFS_TRY_ASSIGN(Source source, group.instant->source());
+  SOMFS_TRY_ASSIGN(Session::Sent sent, session.send(group.instant->tree(), source, settings.options, distrust));
+  group.report = std::move(sent.report);
+  if (group.report.held) return fail(Exit::person, "held at the mirror", printable(settings.target), group.report.held_reason);
+  const std::int64_t sent_at = clock.mono_ns();
+  group.instant->release();
+  group.own_ns = cut_done - group.begun + clock.mono_ns() - sent_at;
+  sync_covered = group.wanted;
+  newest_covered = group.newest;
+  measure_sent(group.report, group.begun, group.own_ns);
+  {
+    Lock l(mutex);
+    decision = pace->decision();
+    next_cut = group.begun + static_cast<std::int64_t>(decision.interval_s * 1e9);
   }
-  if (report->held) return fail(Exit::person, "held at the mirror", printable(settings.target), report->held_reason);
-  const std::int64_t landed_at = clock.mono_ns();
-  SOMFS_TRY((*instant)->acknowledge(report->mirror, report->epoch));
+  if (sent.asked) {
+    lone = group.report.strategy != "differential" || !group.report.unreadable.empty();
+    flying.push_back(std::move(group));
+    Lock l(mutex);
+    count_flying();
+    return {};
+  }
+  // The mirror has it all already, or what it lacks is on its way.
+  if (!flying.empty()) {
+    Sent& last = flying.back();
+    last.holds = group.holds;
+    last.wanted = group.wanted;
+    last.newest = group.newest;
+    if (!last.committed) return {};
+    Lock l(mutex);
+    landed = last.holds;
+  } else {
+    SOMFS_TRY(committed(group));
+    measure_acknowledged(group.report);
+    shown(group.holds, group.wanted);
+  }
+  if (answers) answers->landed(group.newest);
+  return {};
+}
+
+Status Relation::Impl::take_verdict(Session& session) {
+  SOMFS_TRY_ASSIGN(Session::Verdict verdict, session.verdict());
+  if (flying.empty()) return fail(Exit::peer_version, "cannot talk to the mirror", printable(settings.target), "it speaks of an epoch that it was not sent");
+  Sent& group = flying.front();
+  group.report = std::move(verdict.report);
+  if (verdict.applied) {
+    measure_acknowledged(group.report);
+    shown(group.holds, group.wanted);
+    Lock l(mutex);
+    counts.times[static_cast<std::size_t>(Stage::apply)] = group.report.times[static_cast<std::size_t>(Stage::apply)];
+    flying.pop_front();
+    count_flying();
+    return {};
+  }
+  if (group.report.held) return fail(Exit::person, "held at the mirror", printable(settings.target), group.report.held_reason);
+  group.committed = true;
+  if (group.alone) {
+    const double way = group.report.committed_s - group.report.times[static_cast<std::size_t>(Stage::acknowledge)];
+    if (way > 0) way_s = way_s == 0 ? way : std::min(way_s, way);
+  }
+  SOMFS_TRY(committed(group));
+  if (answers) answers->landed(group.newest);
+  if (!group.report.unreadable.empty()) let_go();
+  return {};
+}
+
+// The mirror holds the group durably.
+Status Relation::Impl::committed(Sent& group) {
+  const std::int64_t answered_at = clock.mono_ns();
+  const MigrateReport& report = group.report;
+  SOMFS_TRY(group.instant->acknowledge(report.mirror, report.epoch));
   distrust = Distrust::nothing;
   retry_s = settings.first_retry_s;
   const std::int64_t now = clock.mono_ns();
-  measure(*report, begun, cut_done - begun + now - landed_at);
-
-  const std::uint64_t epoch = (*instant)->epoch();
-  const bool partial = !report->unreadable.empty();
+  group.own_ns += now - answered_at;
+  const bool partial = !report.unreadable.empty();
   // Who had to wait for too long waits again once the mirror keeps up: it holds everything, or the next answers would be in time.
-  const bool keeps_up = answers && !partial && (volume.changed_since_ns(epoch) == 0 || static_cast<double>(now - begun) < settings.sync_timeout_s * 1e9 / 2);
-  {
-    Lock l(mutex);
-    if (settings.mode == Mode::semi && fresh) learn_rate(static_cast<double>(came_at_cut - came_before_cut), static_cast<double>(now - begun) / 1e9);
-    landed = epoch;
-    fresh = connected = true;
-    under_way = 0;
-    decision = pace->decision();
-    next_cut = begun + static_cast<std::int64_t>(decision.interval_s * 1e9);
-    sync_done = std::max(sync_done, wanted);
-    trouble = nullptr;
-    reason.clear();
-    if (partial) {
-      trouble = "DEGRADED";
-      trouble_exit = Exit::partial;
-      reason = std::to_string(report->unreadable.size()) + " files could not be read: " + report->unreadable.front();
-      next_cut = now + static_cast<std::int64_t>(settings.unreadable_s * 1e9);
-      dirty = true;
-    }
-    ++counts.groups;
-    counts.bytes += report->bytes_source;
-    counts.bytes_wire += report->bytes_wire;
-    counts.times = report->times;
-    counts.times[static_cast<std::size_t>(Stage::group)] += static_cast<double>(cut_done - begun + now - landed_at) / 1e9;
-    counts.sent_s = report->sent_s;
-    counts.committed_s = report->committed_s;
-    if (keeps_up && !leaving() && excused == 0) answers->begin();
-    wake.notify_all();
+  const bool keeps_up = answers && !partial && (volume.changed_since_ns(group.holds) == 0 || static_cast<double>(now - group.begun) < settings.sync_timeout_s * 1e9 / 2);
+  Lock l(mutex);
+  if (settings.mode == Mode::semi && fresh)
+    learn_rate(static_cast<double>(group.came - came_landed), static_cast<double>(now - std::max(group.begun, last_landed)) / 1e9);
+  last_landed = now;
+  came_landed = group.came;
+  landed = group.holds;
+  fresh = connected = true;
+  under_way = flying.size() < 2 ? 0 : flying[1].begun;
+  count_flying();
+  trouble = nullptr;
+  reason.clear();
+  if (partial) {
+    trouble = "DEGRADED";
+    trouble_exit = Exit::partial;
+    reason = std::to_string(report.unreadable.size()) + " files could not be read: " + report.unreadable.front();
+    next_cut = now + static_cast<std::int64_t>(settings.unreadable_s * 1e9);
+    dirty = true;
   }
-  if (answers) answers->landed(newest);
-  if (partial) let_go();
+  ++counts.groups;
+  counts.bytes += report.bytes_source;
+  counts.bytes_wire += report.bytes_wire;
+  const double apply_s = counts.times[static_cast<std::size_t>(Stage::apply)];   // of the one before, until this one's is known
+  counts.times = report.times;
+  counts.times[static_cast<std::size_t>(Stage::group)] += static_cast<double>(group.own_ns) / 1e9;
+  counts.times[static_cast<std::size_t>(Stage::apply)] = apply_s;
+  counts.sent_s = report.sent_s;
+  counts.committed_s = report.committed_s;
+  if (keeps_up && !leaving() && excused == 0) answers->begin();
+  wake.notify_all();
   return {};
+}
+
+// Its tree shows what there was at the end of that epoch.
+void Relation::Impl::shown(std::uint64_t epoch, std::uint64_t wanted) {
+  Lock l(mutex);
+  applied = epoch;
+  decision = pace->decision();
+  if (trouble == nullptr) next_cut = last_cut + static_cast<std::int64_t>(decision.interval_s * 1e9);
+  sync_done = std::max(sync_done, wanted);
+  wake.notify_all();
 }
 
 // What has its price whatever is in an epoch says nothing about bytes, and small ones little.
@@ -391,7 +528,7 @@ void Relation::Impl::too_late() {
 }
 
 // What the pace is told. What this side does around an epoch, cutting and noting the acknowledgement, is part of its grouping.
-void Relation::Impl::measure(const MigrateReport& report, std::int64_t begun, std::int64_t own_ns) {
+void Relation::Impl::measure_sent(const MigrateReport& report, std::int64_t begun, std::int64_t own_ns) {
   GroupDone done;
   done.bytes = report.bytes_source;
   done.opened_ns = last_cut != 0 ? last_cut : begun;
@@ -399,13 +536,17 @@ void Relation::Impl::measure(const MigrateReport& report, std::int64_t begun, st
   done.now_ns = clock.mono_ns();
   std::copy_n(report.times.begin(), kFirstOfBackup, done.times.begin());
   done.times[static_cast<std::size_t>(Stage::group)] += static_cast<double>(own_ns) / 1e9;
-  done.credits_in_use = 1;
+  done.credits_in_use = static_cast<unsigned>(unanswered()) + 1;
   (void)pace->group_done(done);
+}
+
+void Relation::Impl::measure_acknowledged(const MigrateReport& report) {
   Acknowledged acknowledged;
   acknowledged.bytes = report.bytes_source;
-  acknowledged.now_ns = done.now_ns;
+  acknowledged.now_ns = clock.mono_ns();
+  acknowledged.round_trip_s = way_s;
   std::copy(report.times.begin() + kFirstOfBackup, report.times.end(), acknowledged.times.begin() + kFirstOfBackup);
-  // The mirror applies before it answers: to the pace that is one lane.
+  // The thread that makes an epoch durable applies it too before it looks at the next one: to the pace that is one lane.
   acknowledged.times[static_cast<std::size_t>(Stage::acknowledge)] += std::exchange(acknowledged.times[static_cast<std::size_t>(Stage::apply)], 0);
   (void)pace->acknowledged(acknowledged);
 }
@@ -566,7 +707,7 @@ std::chrono::nanoseconds Relation::Impl::find_slowdown(std::int64_t now) {
     cut = cut_epoch;
     if (rate > 0) {
       to_send_s = static_cast<double>(came.load(std::memory_order_relaxed) - came_at_cut) / rate;
-      if (under_way != 0) to_send_s += std::max(0.0, static_cast<double>(came_at_cut - came_before_cut) / rate - static_cast<double>(now - under_way) / 1e9);
+      if (under_way != 0) to_send_s += std::max(0.0, static_cast<double>(came_at_cut - came_landed) / rate - static_cast<double>(now - under_way) / 1e9);
     }
   }
   auto age_s = [&](std::int64_t since) { return since == 0 ? 0 : static_cast<double>(clock.wall_ns() - since) / 1e9; };
@@ -588,12 +729,15 @@ void Relation::attest(std::function<void()> answer) noexcept {
 
 RelationStatus Relation::status() const {
   RelationStatus s;
-  std::uint64_t landed = 0;
+  std::uint64_t landed = 0, applied = 0;
   bool fresh = false, partial = false;
   {
     Lock l(impl_->mutex);
+    applied = impl_->applied;
     partial = impl_->trouble != nullptr && impl_->trouble_exit == Exit::partial;
     s = impl_->counts;
+    s.in_flight = impl_->in_flight;
+    s.backlog_bytes = impl_->backlog;
     s.decision = impl_->decision;
     s.reason = impl_->reason;
     landed = impl_->landed;
@@ -617,10 +761,16 @@ RelationStatus Relation::status() const {
   }
   s.slowdown_s = static_cast<double>(impl_->settings.mode == Mode::semi ? impl_->find_slowdown(impl_->clock.mono_ns()).count() : 0) / 1e9;
   // Somebody else may have brought it further while this stepped aside.
-  s.epoch = landed = std::max(landed, impl_->volume.acknowledged(impl_->settings.target));
+  s.epoch = std::max(landed, impl_->volume.acknowledged(impl_->settings.target));
+  // Whoever else brought it further waited for its tree. The last of ours may be acknowledged and not applied.
+  s.applied = applied == landed ? s.epoch : applied;
+  auto age_s = [&](std::uint64_t epoch) {
+    const std::int64_t since = impl_->volume.changed_since_ns(epoch);
+    return since == 0 ? 0 : std::max(0.0, static_cast<double>(impl_->clock.wall_ns() - since) / 1e9);
+  };
   if (fresh && !partial) {
-    const std::int64_t since = impl_->volume.changed_since_ns(landed);
-    s.lag_s = since == 0 ? 0 : std::max(0.0, static_cast<double>(impl_->clock.wall_ns() - since) / 1e9);
+    s.lag_s = age_s(s.epoch);
+    s.applied_lag_s = std::max(s.lag_s, age_s(s.applied));
   }
   return s;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A relation: one volume kept in step with one mirror for as long as it lasts. A thread of its own cuts one instant of the volume after
-// the other and lands each as one epoch: cut → what changed since the mirror's last epoch → send → committed there → acknowledge here.
+// the other and lands each as one epoch: cut → what changed since the epoch sent before → send → committed there → acknowledge here. Some may
+// be on their way at once: the next is cut while the mirror works on the one before.
 // While the mirror is away nothing is lost and nobody waits: the volume's journal keeps what changed (invariant 2), and the next epoch
 // brings all of it. How often it cuts is for the pace to say (pace.h); but when an answer waits (mode sync) it cuts at once.
 //
@@ -32,6 +33,8 @@ class Instant {
   virtual Tree& tree() = 0;
   virtual Result<Source> source() = 0;                      // its hooks live as long as this object
   virtual std::uint64_t epoch() const = 0;
+  // It was read: what made it readable goes. What is left can be acknowledged, and others may cut for the same target.
+  virtual void release() = 0;
   virtual Status acknowledge(const Uuid& mirror, std::uint64_t epoch) = 0;
 };
 
@@ -85,6 +88,10 @@ struct RelationStatus {
   std::uint64_t epoch = 0;                                  // of the volume, whose end the mirror holds
   // Age of the oldest change the mirror does not hold (SOM-7, V). -1: not known, nothing has landed since this process began.
   double lag_s = -1;
+  double applied_lag_s = -1;                                // ... of the oldest change that its tree does not show
+  std::uint64_t applied = 0;                                // the epoch whose end its tree shows; 0: not known
+  std::size_t in_flight = 0;                                // groups sent and not acknowledged
+  std::uint64_t backlog_bytes = 0;                          // in groups that were sent and that the tree does not show yet
   std::uint64_t groups = 0, bytes = 0, bytes_wire = 0;      // landed since the start of this process
   std::uint64_t failures = 0;
   bool holding = false;                                     // sync: answers wait for the mirror

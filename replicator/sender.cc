@@ -80,21 +80,11 @@ Result<bool> attempt(Run& run, const Choice& choice, bool by_path, MigrateReport
   if (dry) return true;
   if (run.source.incomplete && (!run.skip.empty() || run.any_unreadable())) SOMFS_TRY(run.source.incomplete());
   run.progress.phase = "committing";
-  const auto asked = std::chrono::steady_clock::now();
   SOMFS_TRY(run.link.send(MessageType::commit, {}));
-  SOMFS_TRY_ASSIGN(Message m, run.link.wait_for(MessageType::committed));
-  report->committed_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - asked).count();
-  Committed committed;
-  if (!decode(m.body, &committed)) return fail(Exit::peer_version, "cannot talk to the mirror", {}, "its answer to the commit is malformed");
-  if (committed.epoch != run.source.epoch)
-    return fail(Exit::peer_version, "cannot talk to the mirror", {}, "it says that it committed another epoch than the one it was sent");
-  report->held = committed.held;
-  report->held_reason = printable(committed.reason);
-  report->removed = committed.removed;
-  report->created = committed.created;
-  for (std::size_t i = kFirstOfBackup; i < kStages; ++i) report->times[i] = committed.times[i];
   return true;
 }
+
+tl::unexpected<Error> nonsense(const char* what) { return fail(Exit::peer_version, "cannot talk to the mirror", {}, what); }
 
 }  // namespace
 
@@ -114,19 +104,25 @@ Status Session::greet(const Source& who, const MigrateOptions& options, const ch
   return {};
 }
 
-Result<MigrateReport> Session::land(Tree& tree, const Source& asked, const MigrateOptions& options, Distrust distrust) {
+std::uint64_t Session::take_wire_bytes() {
+  const std::uint64_t wire = transport_.bytes_sent() + transport_.bytes_received();
+  return wire - std::exchange(counted_, wire);
+}
+
+Result<Session::Sent> Session::send(Tree& tree, const Source& asked, const MigrateOptions& options, Distrust distrust) {
   const auto begun = std::chrono::steady_clock::now();
   const StageSums before = transport_.stages();
   const double waited = link_.sending_s();
   Source source = asked;
   SOMFS_TRY(resolve(source, welcome_));
-  MigrateReport report;
+  Sent sent;
+  MigrateReport& report = sent.report;
   report.mirror = welcome_.mirror;
   report.epoch = source.epoch;
   if (welcome_.held && !options.confirmed) {
     report.held = true;
     report.held_reason = "an earlier epoch waits for a decision";
-    return report;
+    return sent;
   }
   SOMFS_TRY_ASSIGN(TreeFilePtr root, tree.root());
   SOMFS_TRY_ASSIGN(Choice choice, choose(source, welcome_, options, root->ref().id));
@@ -136,9 +132,8 @@ Result<MigrateReport> Session::land(Tree& tree, const Source& asked, const Migra
   if (choice.strategy == Strategy::differential && source.dirty->empty()) {
     // The mirror holds this state already, under the epoch it has: nothing is begun, and nothing need be synced.
     report.epoch = welcome_.epoch;
-    const std::uint64_t sent = transport_.bytes_sent() + transport_.bytes_received();
-    report.bytes_wire = sent - std::exchange(counted_, sent);
-    return report;
+    report.bytes_wire = take_wire_bytes();
+    return sent;
   }
   const bool by_path = choice.strategy == Strategy::gap_scan && (welcome_.foreign_tree || distrust == Distrust::ids);
   std::unordered_map<ObjectId, StagedFile> staged;
@@ -170,8 +165,7 @@ Result<MigrateReport> Session::land(Tree& tree, const Source& asked, const Migra
     report.compared = run.compared;
     if (options.dry_run) report.removed = run.removed;
     report.bytes_source = run.bytes_source;
-    const std::uint64_t wire = transport_.bytes_sent() + transport_.bytes_received();
-    report.bytes_wire = options.dry_run ? run.bytes_records.load() : wire - std::exchange(counted_, wire);
+    report.bytes_wire = options.dry_run ? run.bytes_records.load() : take_wire_bytes();
     break;
   }
   std::sort(unreadable.begin(), unreadable.end());
@@ -179,20 +173,63 @@ Result<MigrateReport> Session::land(Tree& tree, const Source& asked, const Migra
   report.unreadable = std::move(unreadable);
   const StageSums sums = transport_.stages() - before;
   for (Stage stage : {Stage::compress, Stage::encrypt, Stage::send}) report.times[static_cast<std::size_t>(stage)] = sums.wall[static_cast<std::size_t>(stage)];
-  report.sent_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count() - report.committed_s;
+  const auto over = std::chrono::steady_clock::now();
+  report.sent_s = std::chrono::duration<double>(over - begun).count();
   // What this side did beside handing messages over.
   report.times[static_cast<std::size_t>(Stage::group)] = std::max(0.0, report.sent_s - (link_.sending_s() - waited));
-  welcome_.held = report.held;
-  if (!options.dry_run && !report.held) {
-    welcome_.volume = source.volume;
-    welcome_.generation = source.generation;
-    welcome_.epoch = report.epoch;
-    welcome_.foreign_tree = false;
-    welcome_.staged = 0;
+  if (options.dry_run) return sent;
+  sent.asked = true;
+  uncommitted_.push_back({report, over});
+  welcome_.volume = source.volume;
+  welcome_.generation = source.generation;
+  welcome_.epoch = report.epoch;
+  welcome_.foreign_tree = false;
+  welcome_.staged = 0;
+  return sent;
+}
+
+Result<Session::Verdict> Session::verdict() {
+  SOMFS_TRY_ASSIGN(Message m, link_.wait_for_verdict());
+  Verdict v;
+  v.applied = m.type == MessageType::applied;
+  auto& expected = v.applied ? unapplied_ : uncommitted_;
+  // An epoch is applied before the next one is committed.
+  if (expected.empty() || (!v.applied && !unapplied_.empty())) return nonsense("it speaks of an epoch that it was not sent");
+  Pending pending = std::move(expected.front());
+  expected.pop_front();
+  MigrateReport& report = pending.report;
+  report.bytes_wire += take_wire_bytes();
+  if (v.applied) {
+    Applied applied;
+    if (!decode(m.body, &applied) || applied.epoch != report.epoch) return nonsense("its word that an epoch is applied is malformed, or of another one");
+    report.times[static_cast<std::size_t>(Stage::apply)] = applied.seconds;
+  } else {
+    report.committed_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - pending.asked).count();
+    Committed committed;
+    if (!decode(m.body, &committed)) return nonsense("its answer to the commit is malformed");
+    if (committed.epoch != report.epoch) return nonsense("it says that it committed another epoch than the one it was sent");
+    report.held = welcome_.held = committed.held;
+    report.held_reason = printable(committed.reason);
+    report.removed = committed.removed;
+    report.created = committed.created;
+    for (std::size_t i = kFirstOfBackup; i < kStages; ++i) report.times[i] = committed.times[i];
     welcome_.files += report.created;
     welcome_.files -= std::min(report.removed, welcome_.files);
+    if (!report.held) unapplied_.push_back(pending);
   }
-  return report;
+  v.report = std::move(report);
+  return v;
+}
+
+Result<MigrateReport> Session::land(Tree& tree, const Source& source, const MigrateOptions& options, Distrust distrust) {
+  SOMFS_TRY_ASSIGN(Sent sent, send(tree, source, options, distrust));
+  if (!sent.asked) return std::move(sent.report);
+  SOMFS_TRY_ASSIGN(Verdict v, verdict());
+  if (v.report.held) return std::move(v.report);
+  const auto committed = std::chrono::steady_clock::now();
+  SOMFS_TRY_ASSIGN(v, verdict());
+  v.report.committed_s += std::chrono::duration<double>(std::chrono::steady_clock::now() - committed).count();
+  return std::move(v.report);
 }
 
 Result<MigrateReport> migrate_tree(Tree& tree, const Source& source, Transport& transport, const MigrateOptions& options, Progress& progress,

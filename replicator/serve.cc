@@ -98,11 +98,17 @@ Status Conversation::records(const std::string& body) {
 Status Conversation::commit() {
   if (!begun_) return out_of_order("commit comes after begin");
   begun_ = false;
-  SOMFS_TRY_ASSIGN(Committed c, mirror_->commit());
-  const StageSums sums = transport_.stages() - before_;
-  for (Stage stage : {Stage::transfer, Stage::decrypt, Stage::decompress}) c.times[static_cast<std::size_t>(stage)] = sums.wall[static_cast<std::size_t>(stage)];
-  c.times[static_cast<std::size_t>(Stage::write)] = written_s_;
-  return send(MessageType::committed, encode(c));
+  Status answered;
+  // What the source sends next may come while this epoch is applied; it is looked at afterwards.
+  SOMFS_TRY_ASSIGN(const Committed done, mirror_->commit([&](Committed c) {
+    const StageSums sums = transport_.stages() - before_;
+    for (Stage stage : {Stage::transfer, Stage::decrypt, Stage::decompress}) c.times[static_cast<std::size_t>(stage)] = sums.wall[static_cast<std::size_t>(stage)];
+    c.times[static_cast<std::size_t>(Stage::write)] = written_s_;
+    answered = send(MessageType::committed, encode(c));
+  }));
+  SOMFS_TRY(answered);
+  if (done.held) return {};
+  return send(MessageType::applied, encode(Applied{done.epoch, done.times[static_cast<std::size_t>(Stage::apply)]}));
 }
 
 Status Conversation::list(const std::string& body) {

@@ -39,9 +39,10 @@ enum class MessageType : std::uint8_t {
   bye = 17,       // source → mirror: that was all. Empty, or how a relation ends: kPaused, kStopped, kUnmounted
   progress = 18,  // mirror → source: bytes staged so far, for the bar and for flow control
   alive = 19,     // source → mirror: I am here; every two seconds from one that replicates, whatever else it says
+  applied = 20,   // mirror → source: the tree shows the epoch that was committed last
 };
 
-inline constexpr std::uint32_t kProtocol = 2;
+inline constexpr std::uint32_t kProtocol = 3;
 inline constexpr std::size_t kIdBytes = 16;
 inline constexpr std::string_view kPerhaps = "?";      // after the id in a `list`: a directory that is not known has no rows
 inline constexpr std::size_t kMaxBody = 4u << 20;      // of any message, before compression; checked before allocation
@@ -132,6 +133,10 @@ struct Committed {
   std::uint64_t removed = 0, created = 0, changed = 0;
   StageTimes times{};              // of the mirror's stages, for this epoch; to the nanosecond
 };
+struct Applied {
+  std::uint64_t epoch = 0;
+  double seconds = 0;              // that it took; to the nanosecond
+};
 struct ListRow {                   // a name in the mirror's catalog, with what the source said of the object when it was sent
   std::string name;
   ObjectId object;
@@ -157,6 +162,7 @@ std::string encode(const Hello&);
 std::string encode(const Welcome&);
 std::string encode(const Begin&);
 std::string encode(const Committed&);
+std::string encode(const Applied&);
 std::string encode(const std::vector<ListRow>&, const ObjectId& dir);
 std::string encode(const std::vector<InspectRow>&);
 std::string encode(const ErrorBody&);
@@ -164,6 +170,7 @@ bool decode(std::string_view, Hello*);
 bool decode(std::string_view, Welcome*);
 bool decode(std::string_view, Begin*);
 bool decode(std::string_view, Committed*);
+bool decode(std::string_view, Applied*);
 bool decode(std::string_view, std::vector<ListRow>*, ObjectId* dir);
 bool decode(std::string_view, std::vector<InspectRow>*);
 bool decode(std::string_view, ErrorBody*);

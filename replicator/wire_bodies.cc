@@ -46,6 +46,13 @@ Time get_time(ByteReader& r) {
   return t;
 }
 
+void put_seconds(ByteWriter& w, double s) { w.varint(static_cast<std::uint64_t>(std::llround(std::clamp(s, 0.0, kMaxSeconds) * 1e9))); }
+double get_seconds(ByteReader& r) {
+  const std::uint64_t ns = r.varint();
+  if (static_cast<double>(ns) > kMaxSeconds * 1e9) r.poison();
+  return static_cast<double>(ns) / 1e9;
+}
+
 std::string get_text(ByteReader& r, std::size_t most) { return std::string(r.text(most)); }
 
 // Shares travel in millionths.
@@ -153,7 +160,7 @@ std::string encode(const Committed& c) {
   w.varint(c.removed);
   w.varint(c.created);
   w.varint(c.changed);
-  for (std::size_t i = kFirstOfBackup; i < kStages; ++i) w.varint(static_cast<std::uint64_t>(std::llround(std::clamp(c.times[i], 0.0, kMaxSeconds) * 1e9)));
+  for (std::size_t i = kFirstOfBackup; i < kStages; ++i) put_seconds(w, c.times[i]);
   return s;
 }
 
@@ -166,11 +173,23 @@ bool decode(std::string_view bytes, Committed* c) {
   c->removed = r.varint();
   c->created = r.varint();
   c->changed = r.varint();
-  for (std::size_t i = kFirstOfBackup; i < kStages; ++i) {
-    const std::uint64_t ns = r.varint();
-    if (static_cast<double>(ns) > kMaxSeconds * 1e9) return false;
-    c->times[i] = static_cast<double>(ns) / 1e9;
-  }
+  for (std::size_t i = kFirstOfBackup; i < kStages; ++i) c->times[i] = get_seconds(r);
+  return r.at_end();
+}
+
+std::string encode(const Applied& a) {
+  std::string s;
+  ByteWriter w(s);
+  w.varint(a.epoch);
+  put_seconds(w, a.seconds);
+  return s;
+}
+
+bool decode(std::string_view bytes, Applied* a) {
+  ByteReader r(bytes);
+  *a = Applied{};
+  a->epoch = r.varint();
+  a->seconds = get_seconds(r);
   return r.at_end();
 }
 

@@ -38,13 +38,21 @@ class Liar final : public Transport {
       default: return {};
     }
     if (answers_.empty()) over_ = true;
+    const bool commit = m.type == MessageType::commit;
     for (bool more = true; more && !answers_.empty();) {
       Answer a = std::move(answers_.front());
       answers_.pop_front();
       more = (a.which & 64) != 0;
       // A listing says of which directory it is; anything else is refused at once.
       if (reply == MessageType::listing && a.body.size() >= 16) a.body.replace(0, 16, m.body);
-      out_.push_back({(a.which & 128) != 0 ? static_cast<MessageType>(1 + (a.which & 63) % 18) : reply, std::move(a.body)});
+      out_.push_back({(a.which & 128) != 0 ? static_cast<MessageType>(1 + (a.which & 63) % 20) : reply, std::move(a.body)});
+    }
+    // After that it was committed comes that it was applied.
+    if (commit && !answers_.empty()) {
+      out_.push_back({MessageType::applied, std::move(answers_.front().body)});
+      answers_.pop_front();
+    } else if (commit) {
+      over_ = true;
     }
     // A mirror that says nothing more is waited for; this one comes to an end.
     const bool pieces = reply == MessageType::signed_ || reply == MessageType::inspected;

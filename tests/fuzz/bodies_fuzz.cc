@@ -42,7 +42,7 @@ void records(std::string_view bytes) {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size == 0) return 0;
   std::string_view bytes = fuzz::view(data, size).substr(1);
-  switch (data[0] % 9) {
+  switch (data[0] % 10) {
     case 0: {   // another protocol's hello is believed in nothing but its number
       Hello h, again;
       if (decode(bytes, &h) && h.protocol == kProtocol) fuzz::demand(decode(encode(h), &again), "our own hello is refused");
@@ -65,6 +65,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     case 6: round<ErrorBody>(bytes); break;
     case 7: round<std::vector<StagedRow>>(bytes); break;
     case 8: records(bytes); break;
+    case 9: round<Applied>(bytes); break;
   }
   return 0;
 }

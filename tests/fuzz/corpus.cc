@@ -47,6 +47,7 @@ void messages() {
   body(1, "welcome", encode(w));
   body(2, "begin", encode(model::begin(1, 2)));
   body(3, "committed", encode(Committed{2, true, "why", 1, 2, 3}));
+  body(9, "applied", encode(Applied{2, 0.004}));
   body(4, "listing", encode(std::vector<ListRow>{row, row}, {2, 1}));
   body(5, "inspected", encode(std::vector<InspectRow>{seen}));
   body(6, "error", encode(ErrorBody{75, "line"}));
@@ -118,7 +119,7 @@ void answers() {
     return {};
   });
   const std::string signed_ = part(64, signature) + part(0, {});
-  const std::string committed = part(0, encode(Committed{2, false, {}, 1, 2, 3}));
+  const std::string committed = part(0, encode(Committed{2, false, {}, 1, 2, 3})) + part(0, encode(Applied{2, 0.004}));
   const std::string listings = rows(state.root) + rows(state.at("d"));
   const std::string welcome = part(0, encode(w));
   for (char how = 0; how < 48; ++how)

@@ -59,6 +59,12 @@ Answers after_hello(std::uint64_t epoch, std::uint64_t files, Answers rest) {
   };
 }
 
+std::vector<Message> taken(std::uint64_t epoch) {
+  Committed c;
+  c.epoch = epoch;
+  return {{MessageType::committed, encode(c)}, {MessageType::applied, encode(Applied{epoch, 0.001})}};
+}
+
 Error error_of(World& w, const Answers& answers, World::Knows knows = World::Knows::nothing) {
   std::vector<std::jthread> servers;
   auto report = w.attempt(knows, {}, lying(&servers, answers));
@@ -69,7 +75,8 @@ Error error_of(World& w, const Answers& answers, World::Knows knows = World::Kno
 TEST(HostileMirror, WelcomesOfEveryOtherTypeAndGarbageEndTheRun) {
   World w;
   w.write("f", "x");
-  for (int type = 1; type < static_cast<int>(MessageType::progress); ++type) {   // progress may come at any time, and says nothing
+  for (int type = 1; type <= static_cast<int>(MessageType::applied); ++type) {
+    if (type == static_cast<int>(MessageType::progress)) continue;   // may come at any time, and says nothing
     Error e = error_of(w, [&](const Message&) { return std::vector<Message>{{static_cast<MessageType>(type), "\xff garbage"}}; });
     EXPECT_NE(e.exit, Exit::done) << type;
     EXPECT_FALSE(e.line().empty());
@@ -120,6 +127,32 @@ TEST(HostileMirror, ACommitOfAnotherEpochIsNoAcknowledgement) {
   EXPECT_EQ(w.acknowledged(), 0u);
 }
 
+// What it says of an epoch comes in order, and is of that epoch.
+TEST(HostileMirror, VerdictsOutOfOrderAreNoAcknowledgement) {
+  const auto of = [](std::uint64_t committed, std::uint64_t applied) {
+    Committed c;
+    c.epoch = committed;
+    return std::pair{Message{MessageType::committed, encode(c)}, Message{MessageType::applied, encode(Applied{applied, 0})}};
+  };
+  for (int how = 0; how < 5; ++how) {
+    World w;
+    w.write("f", "x");
+    Error e = error_of(w, after_hello(0, 0, [&](const Message& m) {
+      if (m.type != MessageType::commit) return std::vector<Message>{};
+      auto [committed, applied] = of(w.epoch(), how == 0 ? w.epoch() + 1 : w.epoch());
+      switch (how) {
+        case 0: return std::vector<Message>{committed, applied};
+        case 1: return std::vector<Message>{applied, committed};
+        case 2: return std::vector<Message>{committed, committed};
+        case 3: return std::vector<Message>{applied};
+        default: return std::vector<Message>{committed, {MessageType::applied, applied.body + "x"}};
+      }
+    }));
+    EXPECT_EQ(e.exit, Exit::peer_version) << how;
+    EXPECT_EQ(w.acknowledged(), 0u) << how;
+  }
+}
+
 Message listing_of(const Message& asked, std::vector<ListRow> rows) {
   ByteReader r{std::string_view(asked.body)};
   return {MessageType::listing, encode(rows, r.id())};
@@ -159,9 +192,7 @@ TEST(HostileMirror, ACircleOfDirectoriesEnds) {
       return std::vector<Message>{listing_of(m, {row("again", root, Kind::dir), row("twice", {77, 1}, Kind::dir), row("twice", {77, 1}, Kind::dir)})};
     }
     if (m.type != MessageType::commit) return std::vector<Message>{};
-    Committed c;
-    c.epoch = w.epoch();
-    return std::vector<Message>{{MessageType::committed, encode(c)}};
+    return taken(w.epoch());
   })));
   EXPECT_LT(lists, 20);
   EXPECT_TRUE(report || report.error().exit != Exit::done);
@@ -192,9 +223,7 @@ TEST(HostileMirror, ClaimedObjectsNeverMakeTheSourceReadOutsideItsView) {
     if (m.type == MessageType::list) return std::vector<Message>{listing_of(m, {row("d", secret, Kind::dir), row("empty", secret, Kind::file)})};
     if (m.type == MessageType::signature) return std::vector<Message>{{MessageType::signed_, "rs\x01\x37 nonsense"}, {MessageType::signed_, {}}};
     if (m.type != MessageType::commit) return std::vector<Message>{};
-    Committed c;
-    c.epoch = w.epoch();
-    return std::vector<Message>{{MessageType::committed, encode(c)}};
+    return taken(w.epoch());
   }), [&](const Message& m) { sent += m.body; }));
   servers.clear();
   EXPECT_EQ(sent.find("not of this volume"), std::string::npos);
@@ -276,7 +305,7 @@ TEST(HostileMirror, FramesThatLieAreErrors) {
   const std::string good = encode_frame({MessageType::records, std::string(1u << 20, 'z')});
   ASSERT_TRUE(answer(good));
   ASSERT_LT(good.size(), 100000u);
-  EXPECT_FALSE(answer(patched(good, 5, std::string(1, static_cast<char>(MessageType::alive) + 1))));   // the last type there is, and one
+  EXPECT_FALSE(answer(patched(good, 5, std::string(1, static_cast<char>(MessageType::applied) + 1))));   // the last type there is, and one
   EXPECT_FALSE(answer(patched(good, 5, std::string(1, '\0'))));
   EXPECT_FALSE(answer(patched(good, 8, std::string("\xff\xff\xff\xff", 4))));  // raw length
   EXPECT_FALSE(answer(patched(good, 8, std::string("\x00\x00\x40\x00", 4))));  // 4 MiB claimed, 1 MiB packed

@@ -654,11 +654,14 @@ TEST_F(MirrorTest, ServeSpeaksTheProtocol) {
   EXPECT_EQ(compare(dir.path, s), "");
   std::vector<MessageType> types;
   for (const Message& m : talk.out) types.push_back(m.type);
-  EXPECT_EQ(types, (std::vector<MessageType>{MessageType::welcome, MessageType::committed, MessageType::listing, MessageType::inspected,
-                                             MessageType::inspected, MessageType::stages}));
+  EXPECT_EQ(types, (std::vector<MessageType>{MessageType::welcome, MessageType::committed, MessageType::applied, MessageType::listing,
+                                             MessageType::inspected, MessageType::inspected, MessageType::stages}));
+  Applied applied;
+  ASSERT_TRUE(decode(talk.out[2].body, &applied));
+  EXPECT_EQ(applied.epoch, 1u);
   std::vector<ListRow> rows;
   ObjectId of;
-  ASSERT_TRUE(decode(talk.out[2].body, &rows, &of));
+  ASSERT_TRUE(decode(talk.out[3].body, &rows, &of));
   EXPECT_EQ(rows.size(), 3u);
   EXPECT_EQ(of, s.root);
 
@@ -693,12 +696,12 @@ TEST_F(MirrorTest, ADirectoryOfManyNamesIsListedInParts) {
   talk.in = {{MessageType::hello, encode(hello())}, {MessageType::begin, encode(begin(0, 1))},
              {MessageType::records, plan(empty(), s)}, {MessageType::commit, {}}, {MessageType::list, none}, {MessageType::bye, {}}};
   ASSERT_TRUE(serve(talk, [&](const Hello&) { return Mirror::open(dir.path, Mirror::Mode::create); }));
-  ASSERT_EQ(talk.out.size(), 4u);
+  ASSERT_EQ(talk.out.size(), 5u);
   std::vector<ListRow> rows;
   ObjectId of;
-  ASSERT_TRUE(decode(talk.out[2].body, &rows, &of));
-  EXPECT_EQ(rows.size(), kListRows);
   ASSERT_TRUE(decode(talk.out[3].body, &rows, &of));
+  EXPECT_EQ(rows.size(), kListRows);
+  ASSERT_TRUE(decode(talk.out[4].body, &rows, &of));
   EXPECT_TRUE(rows.empty());
 }
 

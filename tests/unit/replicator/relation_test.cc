@@ -82,6 +82,10 @@ class Live final : public Replicated {
       };
       return s;
     }
+    void release() override {
+      tree_.reset();
+      view_.reset();
+    }
     Status acknowledge(const Uuid&, std::uint64_t epoch) override {
       live_.acked = std::max(live_.acked.load(), epoch);
       return {};
@@ -111,9 +115,10 @@ class Live final : public Replicated {
   std::map<std::uint64_t, DirtySet> done_ GUARDED_BY(mutex_);
 };
 
-// What the mirror hears of the source's life.
+// What the mirror hears of the source's life, and what it is kept from saying.
 struct Heard {
-  std::atomic<int> alive{0}, hellos{0};
+  std::atomic<int> alive{0}, hellos{0}, commits{0};
+  std::atomic<MessageType> silent{MessageType::error};
   Mutex mutex;
   std::string goodbye GUARDED_BY(mutex) = "none";
   std::string last() {
@@ -125,11 +130,15 @@ struct Heard {
 class Listening final : public Transport {
  public:
   Listening(Transport& transport, Heard& heard) : transport_(transport), heard_(heard) {}
-  Status send(Message message) override { return transport_.send(std::move(message)); }
+  Status send(Message message) override {
+    for (int i = 0; i < 3000 && heard_.silent == message.type && !closed_; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    return transport_.send(std::move(message));
+  }
   Result<Message> receive() override {
     auto m = transport_.receive();
     Hello hello;
     if (m && m->type == MessageType::alive) ++heard_.alive;
+    if (m && m->type == MessageType::commit) ++heard_.commits;
     if (m && m->type == MessageType::hello && decode(m->body, &hello) && hello.wants == kReplicate) ++heard_.hellos;
     if (m && m->type == MessageType::bye) {
       Lock l(heard_.mutex);
@@ -137,13 +146,17 @@ class Listening final : public Transport {
     }
     return m;
   }
-  void close() noexcept override { transport_.close(); }
+  void close() noexcept override {
+    closed_ = true;
+    transport_.close();
+  }
   std::uint64_t bytes_sent() const override { return 0; }
   std::uint64_t bytes_received() const override { return 0; }
 
  private:
   Transport& transport_;
   Heard& heard_;
+  std::atomic<bool> closed_{false};
 };
 
 // In-process mirrors, and a link that can be down or be cut.
@@ -467,6 +480,75 @@ TEST_F(RelationTest, WhileSomebodyElseCutsNoAnswerWaits) {
   relation->excuse(false);
   live.slow = false;
   ASSERT_TRUE(eventually([&] { return relation->status().holding; })) << "by itself";
+}
+
+TEST_F(RelationTest, TheNextGroupIsSentBeforeTheAnswerToTheOneBefore) {
+  begin(false, [](RelationSettings& s) { s.pace.first_s = s.pace.max_s = 0.01; });
+  ASSERT_TRUE(sync());
+  wire->heard.silent = MessageType::committed;
+  const std::uint64_t before = live.acked;
+  std::size_t most = 0;
+  for (int i = 0; i < 40; ++i) {
+    live.change([&](World& w) { w.write("d/n" + std::to_string(i % 3), noise(2000, static_cast<unsigned>(i))); });
+    if (i % 4 == 1) live.change([](World& w) { w.rename("d/n0", "d/n5"); });
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    most = std::max(most, relation->status().in_flight);
+  }
+  EXPECT_EQ(most, 2u) << "one at work, one on its way: more would only grow old";
+  EXPECT_EQ(live.acked, before) << "nothing is acknowledged that the mirror has not answered";
+  EXPECT_GT(relation->status().lag_s, 0);
+  EXPECT_GT(relation->status().backlog_bytes, 0u);
+  wire->heard.silent = MessageType::error;
+  ASSERT_TRUE(sync());
+  EXPECT_EQ(relation->status().in_flight, 0u);
+  EXPECT_EQ(relation->status().backlog_bytes, 0u);
+  EXPECT_EQ(wire->connects, 1);
+  end();
+  live.expect_equal();
+}
+
+TEST_F(RelationTest, AcknowledgedIsNotYetShown) {
+  begin();
+  ASSERT_TRUE(sync());
+  wire->heard.silent = MessageType::applied;
+  const std::uint64_t before = relation->status().epoch;
+  live.change([](World& w) { w.write("d/small", "held durably, not shown"); });
+  ASSERT_TRUE(eventually([&] { return relation->status().epoch > before; }));
+  EXPECT_EQ(relation->status().lag_s, 0) << "it could be recovered";
+  EXPECT_GT(relation->status().applied_lag_s, 0);
+  EXPECT_EQ(relation->status().applied, before);
+  auto s = sync(0.1);
+  ASSERT_FALSE(s) << "the tree need not show it yet";
+  EXPECT_EQ(s.error().exit, Exit::lag);
+  wire->heard.silent = MessageType::error;
+  ASSERT_TRUE(sync());
+  EXPECT_EQ(relation->status().applied_lag_s, 0);
+  end();
+  live.expect_equal();
+}
+
+// What was sent and not answered may be at the mirror or not; the next conversation finds out.
+TEST_F(RelationTest, ALinkThatIsCutWithGroupsOnTheirWayLosesNothing) {
+  std::mt19937 random(23);
+  begin(false, [](RelationSettings& s) { s.pace.first_s = s.pace.max_s = 0.01; });
+  ASSERT_TRUE(sync());
+  for (int round = 0; round < 25; ++round) {
+    wire->heard.silent = round % 2 == 0 ? MessageType::committed : MessageType::applied;
+    for (int i = 0; i < 6; ++i) {
+      live.change([&](World& w) { w.write("d/r" + std::to_string(random() % 5), noise(1000 + random() % 3000, random())); });
+      if (random() % 3 == 0) live.change([&](World& w) { w.remove("d/r" + std::to_string(random() % 5)); });
+      std::this_thread::sleep_for(std::chrono::milliseconds(random() % 30));
+    }
+    wire->cut();
+    wire->heard.silent = MessageType::error;
+    if (round % 5 == 4) {
+      ASSERT_TRUE(sync());
+    }
+  }
+  ASSERT_TRUE(sync());
+  EXPECT_EQ(state(), "SYNCED");
+  end();
+  live.expect_equal();
 }
 
 TEST_F(RelationTest, TheSlowdownGrowsWithTheLag) {
