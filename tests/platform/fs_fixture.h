@@ -15,6 +15,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -125,6 +126,9 @@ class Mounted {
       return;
     }
     mount = std::move(*m);
+    // Mounting has locked what this process will ever map. A test that acts as another user gives up the right to lock more than a
+    // few megabytes, and could map nothing any more.
+    ::munlockall();
     server = std::jthread([this] {
       if (auto s = mount->run(); !s) ADD_FAILURE() << s.error().line();
     });

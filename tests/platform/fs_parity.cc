@@ -141,6 +141,9 @@ class Player {
   void link_unnamed() {
     int s = slot();
     std::string p = path();
+    // Whether a set-id file may be linked the kernel judges by the mode it remembers, which a write may have changed beneath it.
+    struct stat st;
+    (void)::fstat(open_[s].get(), &st);
     note(fmt::format("linkfd {} {}", s, p),
          ::linkat(AT_FDCWD, proc_path(open_[s].get()).c_str(), dir_.get(), p.c_str(), AT_SYMLINK_FOLLOW));
   }
