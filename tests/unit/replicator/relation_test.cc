@@ -22,9 +22,21 @@ bool eventually(const std::function<bool()>& what) {
   return false;
 }
 
+// People's time may be set; the monotonic clock goes on.
+class Settable final : public Clock {
+ public:
+  std::int64_t mono_ns() const override { return real_.mono_ns(); }
+  std::int64_t wall_ns() const override { return real_.wall_ns() + ahead; }
+  std::atomic<std::int64_t> ahead{0};
+
+ private:
+  SystemClock real_;
+};
+
 // A World that relations may cut while the test changes it.
 class Live final : public Replicated {
  public:
+  explicit Live(const Clock& clock) : clock_(clock) {}
   // One change, as the mount would make it: whoever cuts waits for it.
   void change(const std::function<void(World&)>& how) {
     bool first = false;
@@ -109,7 +121,7 @@ class Live final : public Replicated {
  private:
   mutable Mutex mutex_;
   World world_ GUARDED_BY(mutex_);
-  SystemClock clock_;
+  const Clock& clock_;
   std::int64_t since_ GUARDED_BY(mutex_) = 0;
   std::map<std::uint64_t, std::int64_t> first_ GUARDED_BY(mutex_);
   std::map<std::uint64_t, DirtySet> done_ GUARDED_BY(mutex_);
@@ -254,8 +266,8 @@ class RelationTest : public ::testing::Test {
   }
   std::size_t waiting() { return relation->status().waiting; }
 
-  SystemClock clock;
-  Live live;
+  Settable clock;
+  Live live{clock};
   std::atomic<int> answered{0};
   std::atomic<bool> down{false};
   Wire* wire = nullptr;
@@ -480,6 +492,25 @@ TEST_F(RelationTest, WhileSomebodyElseCutsNoAnswerWaits) {
   relation->excuse(false);
   live.slow = false;
   ASSERT_TRUE(eventually([&] { return relation->status().holding; })) << "by itself";
+}
+
+TEST_F(RelationTest, AClockThatIsSetByADayHoldsNothingUp) {
+  constexpr std::int64_t kDay = 86400ll * 1'000'000'000;
+  begin();
+  ASSERT_TRUE(sync());
+  int n = 0;
+  for (std::int64_t ahead : {kDay, -kDay, std::int64_t{0}, -30 * kDay}) {
+    live.change([&](World& w) { w.write("d/before" + std::to_string(++n), "x"); });
+    clock.ahead = ahead;
+    EXPECT_GE(relation->status().lag_s, 0) << "a lag is never less than nothing";
+    live.change([&](World& w) { w.write("d/after" + std::to_string(n), "x"); });
+    ASSERT_TRUE(sync());
+    EXPECT_EQ(relation->status().lag_s, 0);
+    EXPECT_EQ(state(), "SYNCED");
+  }
+  EXPECT_EQ(wire->connects, 1);
+  end();
+  live.expect_equal();
 }
 
 TEST_F(RelationTest, TheNextGroupIsSentBeforeTheAnswerToTheOneBefore) {
