@@ -212,6 +212,7 @@ Result<replicator::RelationSettings> Replication::settings_of(const Json& stored
   SOMFS_TRY_ASSIGN(s.pace.pacing, pacing_of(stored.value("pacing", "bottleneck")));
   // Every group costs some flushes on both sides: more than fifty a second, or all of a disk's time, would be felt by the application.
   s.pace.min_s = 0.02;
+  s.pace.max_s = 1;   // what a second of changes costs does not become less in five
   s.pace.share = 0.5;
   s.pace.lanes = replicator::lanes_of(link.sending);
   s.pace.rpo_s = stored.value("rpo", 0.0);

@@ -239,6 +239,11 @@ class Bottleneck final : public Base {
       const double gain = (out_.need_s > now ? set_.beta : set_.alpha) * agreement((out_.need_s - now) / now, out_.noise);
       move_to(std::max(floor(), now + gain * (out_.need_s - now)));
     }
+    // A stall or two look like a lane that has become slow for every byte, and the interval like one for groups that would take seconds. The first
+    // group that does not take them shows it: what is collected for much longer than any lane was busy waits for nothing.
+    double busy = 0;
+    for (const Lane& lane : lanes_) busy = std::max(busy, lane.seconds);
+    if (answered_) move_to(std::min(out_.interval_s, std::max(floor(), kMostUp * kMargin * busy / set_.share)));
     size(*slowest);
   }
 

@@ -225,6 +225,26 @@ TEST(PaceSettings, ProblemsAreNamed) {
   EXPECT_NE(s.problem().find("share"), std::string::npos);
 }
 
+// A disk that stalls for a second, twice, and works as before: what is collected for seconds then would be seconds behind.
+TEST(BottleneckPace, AStallIsOverWhenItIsOver) {
+  for (unsigned stalls = 1; stalls <= 5; ++stalls) {
+    LockStep world{make_pace(with(Pacing::bottleneck)), {0.002, 0}, {0.008, 1e-9}};
+    auto small = [&](double fixed_s) {
+      world.mirror.fixed_s = fixed_s;
+      world.group(0.8e6 * world.interval(), world.interval());
+    };
+    for (int i = 0; i < 60; ++i) small(0.008);
+    const double before = world.interval();
+    for (unsigned i = 0; i < stalls; ++i) small(1.0);
+    const double stalled = world.now;
+    for (int i = 0; i < 40 && world.interval() > 5 * before; ++i) small(0.008);
+    EXPECT_LE(world.now - stalled, 7.5) << stalls << ": one interval of the longest kind, and what is left of a second one";
+    small(0.008);
+    small(0.008);
+    EXPECT_LE(world.interval(), 5 * before) << stalls;
+  }
+}
+
 // Anything a timer, a peer or a broken clock may say.
 double odd_seconds() {
   switch (*rc::gen::inRange(0, 8)) {
