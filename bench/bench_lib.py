@@ -19,6 +19,26 @@ SCALE = float(os.environ.get("BENCH_SCALE", "1"))
 REPEAT = int(os.environ.get("BENCH_REPEAT", "3"))
 
 
+def tool(name):
+    """A program of the benchmarks: beside the scripts where they are installed, else in the build tree."""
+    places = (os.path.dirname(os.path.abspath(__file__)), os.path.join(ROOT, os.environ.get("BUILD_DIR", "build"), "bench"), os.path.join(BIN, "..", "bench"))
+    found = [p for p in (os.path.join(place, name) for place in places) if os.access(p, os.X_OK)]
+    return os.path.normpath(found[0]) if found else None
+
+
+def one_line(kind, error, trace):
+    """What cannot be measured is said in one line, with the exit code for `try again`; a mistake of ours keeps its traceback."""
+    if not issubclass(kind, (RuntimeError, OSError)):
+        sys.__excepthook__(kind, error, trace)
+        return
+    print(f"bench/{os.path.basename(sys.argv[0])}: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.stdout.flush()
+    os._exit(75)
+
+
+sys.excepthook = one_line
+
+
 def run(*command, **options):
     """Runs a command; its failure ends the benchmark with its own words."""
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, **options)
@@ -85,7 +105,8 @@ def enter_namespaces(*more):
 
 @contextlib.contextmanager
 def disk(scratch, gigabytes, kind="ext4"):
-    """A fresh file system on memory, gone afterwards."""
+    """A fresh file system on memory, gone afterwards. Two at a time need a `scratch` each."""
+    os.makedirs(scratch, exist_ok=True)
     image, where = os.path.join(scratch, "image"), os.path.join(scratch, kind)
     with open(image, "wb") as f:
         f.truncate(int(gigabytes * (1 << 30)))
@@ -153,12 +174,12 @@ def number(value, digits=2):
 
 def conditions():
     return {"kernel": os.uname().release, "cores": os.cpu_count(), "scale": SCALE, "repeat": REPEAT,
-            "file_system": "ext4 on memory", "somfs": somfs_built()}
+            "load": os.getloadavg()[0], "file_system": "ext4 on memory", "somfs": somfs_built()}
 
 
-def report(name, rows):
+def report(name, rows, **more):
     """The rows as one JSON object: the last line of the output, and in $BENCH_JSON."""
-    result = {"schema": 1, "benchmark": name, "conditions": conditions(), "rows": rows}
+    result = {"schema": 1, "benchmark": name, "conditions": conditions(), "rows": rows, **more}
     print()
     print(json.dumps(result))
     if os.environ.get("BENCH_JSON"):

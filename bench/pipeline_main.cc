@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+// One measurement of the pipeline, its result as one JSON object: what bench/pipeline runs for every cell of its tables.
+#include <sys/stat.h>
+
+#include <csignal>
+#include <iostream>
+#include <map>
+
+#include <CLI/CLI.hpp>
+
+#include "bench/pipeline_run.h"
+#include "common/printable.h"
+
+namespace {
+
+using namespace somfs;
+using namespace somfs::replicator;
+
+int failed(const Error& e) {
+  std::cerr << "somfs-bench-pipeline: " << e.line() << std::endl;
+  return static_cast<int>(e.exit);
+}
+
+bool directory(const std::string& path) {
+  struct stat st{};
+  return ::stat(path.c_str(), &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+int measure(int argc, char** argv) {
+  bench::RunSettings s;
+  CLI::App app("Measures somfs's replication pipeline once: a writer, the source's site, a TCP connection over loopback, the mirror's site in a process of its own.",
+               "somfs-bench-pipeline");
+  app.footer("VOLUME and MIRROR are directories that exist; files named data are made in them, and a mirror in MIRROR. The result is one JSON object.");
+  std::string codec = "snappy", mode = "fine", pacing = "bottleneck";
+  bool plain = false, shared = false, no_journal = false;
+  app.add_option("volume", s.volume, "Where the writer writes")->required();
+  auto* mirror = app.add_option("mirror", s.mirror, "Where the mirror lies; not with --only-writes");
+  app.add_flag("--only-writes", s.only_writes, "The writer alone")->excludes(mirror);
+  app.add_option("--request", s.request, "Bytes of a write request")->transform(CLI::AsSizeValue(false))->capture_default_str();
+  app.add_flag("--random", s.random, "At random places; else one after the other");
+  app.add_option("--file", s.file, "Bytes of the file that is written")->transform(CLI::AsSizeValue(false))->capture_default_str();
+  app.add_option("--compressible", s.compressible, "Part of each page that is text; the rest is noise")->capture_default_str();
+  app.add_option("--rate", s.rate, "Bytes written a second; 0: as fast as it goes")->transform(CLI::AsSizeValue(false))->capture_default_str();
+  app.add_option("--seconds", s.seconds, "How long it writes; 0: until --bytes or --periods")->capture_default_str();
+  app.add_option("--bytes", s.bytes, "How much it writes")->transform(CLI::AsSizeValue(false));
+  app.add_option("--periods", s.periods, "How many groups");
+  app.add_option("--codec", codec, "What compresses")->check(CLI::IsMember({"none", "snappy", "lz4", "zstd"}))->capture_default_str();
+  app.add_flag("--plain", plain, "Not encrypted: frames with a checksum, as they go through ssh");
+  app.add_option("--mode", mode, "How each site spreads its stages over threads")
+      ->check(CLI::IsMember({"auto", "serial", "fine", "threaded", "hybrid"}))->capture_default_str();
+  app.add_option("--threads", s.threads, "Threads of a lane, at each site")->capture_default_str();
+  app.add_option("--frame", s.frame, "Bytes of a frame; a group is a row of them")->transform(CLI::AsSizeValue(false))->capture_default_str();
+  app.add_option("--link", s.link, "Bytes a second that the link carries; 0: no limit")->transform(CLI::AsSizeValue(false))->capture_default_str();
+  app.add_option("--pacing", pacing, "The law of the interval")->check(CLI::IsMember({"bottleneck", "paper", "none"}))->capture_default_str();
+  app.add_option("--first", s.first_s, "The first interval, in seconds")->capture_default_str();
+  app.add_flag("--no-journal", no_journal, "The mirror writes records to its file as they come and syncs nothing");
+  app.add_flag("--shared-cores", shared, "Both sites on all cores; else each has half of them where there are two");
+  app.add_flag("--check", s.check, "Compare both files at the end");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& e) {
+    return app.exit(e);
+  } catch (const CLI::ParseError& e) {
+    return failed({Exit::usage, 0, e.what(), {}, {}, "see somfs-bench-pipeline --help"});
+  }
+  s.codec = *codec_named(codec);
+  s.mode = *pipeline_mode(mode);
+  s.pacing = pacing == "paper" ? Pacing::paper : pacing == "none" ? Pacing::none : Pacing::bottleneck;
+  s.sealed = !plain;
+  s.own_cores = !shared;
+  s.journal = !no_journal;
+  if (s.mirror.empty() && !s.only_writes) return failed({Exit::usage, 0, "a mirror is needed", {}, {}, "name a directory for it, or use --only-writes"});
+  for (const std::string& path : {s.volume, s.mirror})
+    if (!path.empty() && !directory(path)) return failed({Exit::usage, 0, "not a directory", printable(path), {}, {}});
+  auto measured = bench::run(s);
+  if (!measured) return failed(measured.error());
+  std::cout << measured->json(s) << std::endl;
+  if (measured->checked && !measured->equal) return failed({Exit::differs, 0, "the mirror's file is not the source's", {}, {}, {}});
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);
+  try {
+    return measure(argc, argv);
+  } catch (const std::exception& e) {
+    return failed({Exit::temporary, 0, "failed unexpectedly", {}, e.what(), {}});
+  }
+}
