@@ -55,11 +55,13 @@ def legend(parts, names, lines):
         x += 50 + 7 * len(name)
 
 
-def bars(path, title, subtitle, y_label, labels, series):
-    """`series`: name → one value for each label, None where there is none. Long labels are broken at their spaces."""
+def bars(path, title, subtitle, y_label, labels, series, top=None):
+    """`series`: name → one value for each label, None where there is none. Long labels are broken at their spaces. What is higher than `top` is
+    cut off there, with two strokes across it."""
     series = {name: list(values) for name, values in series.items()}
-    top = max((v for values in series.values() for v in values if v is not None), default=1)
-    parts, at = frame(title, subtitle, y_label, top * 1.05)
+    highest = max((v for values in series.values() for v in values if v is not None), default=1)
+    parts, at = frame(title, subtitle, y_label, min(top or highest, highest) * 1.05)
+    ceiling = TOP + 12
     slot = (WIDTH - LEFT - RIGHT) / max(1, len(labels))
     wide = min(60.0, slot * 0.8 / max(1, len(series)))
     for i, label in enumerate(labels):
@@ -68,9 +70,11 @@ def bars(path, title, subtitle, y_label, labels, series):
             if values[i] is None:
                 continue
             x = centre + (n - len(series) / 2) * wide
-            parts.append(f'<rect x="{x + 1:.1f}" y="{at(values[i]):.1f}" width="{wide - 2:.1f}" height="{at(0) - at(values[i]):.1f}" '
-                         f'fill="{COLOURS[n % len(COLOURS)]}"/>')
-            parts.append(text(x + wide / 2, at(values[i]) - 4, f"{values[i]:.3g}" if values[i] < 100 else f"{values[i]:.0f}", size=10))
+            y = max(at(values[i]), ceiling)
+            parts.append(f'<rect x="{x + 1:.1f}" y="{y:.1f}" width="{wide - 2:.1f}" height="{at(0) - y:.1f}" fill="{COLOURS[n % len(COLOURS)]}"/>')
+            if y > at(values[i]):
+                parts.extend(f'<line x1="{x - 2:.1f}" y1="{y + down + 6:.1f}" x2="{x + wide + 2:.1f}" y2="{y + down:.1f}" stroke="#fff" stroke-width="3"/>' for down in (14, 21))
+            parts.append(text(x + wide / 2, y - 4, f"{values[i]:.3g}" if values[i] < 100 else f"{values[i]:.0f}", size=10))
         lines = [""]
         for word in str(label).split():
             lines = lines + [word] if len(lines[-1]) + len(word) > slot / 7 and lines[-1] else [*lines[:-1], f"{lines[-1]} {word}".strip()]

@@ -3,7 +3,6 @@
 
 #include <fcntl.h>
 
-#include <cstdio>
 #include <utility>
 
 #include "bench/thread_cpu.h"
@@ -113,11 +112,12 @@ std::string mirrored_file(const RunSettings& settings) { return settings.mirror 
 MirrorSums serve_site(const RunSettings& settings, std::unique_ptr<Transport> stream) {
   Metered metered(std::move(stream));
   Status done;
-  if (settings.journal)
+  if (settings.journal) {
     done = serve(metered, [&](const Hello&) { return Mirror::open(settings.mirror, Mirror::Mode::create); });
-  else
+  } else {
     done = serve_without_journal(metered, mirrored_file(settings));
-  if (!done) std::fprintf(stderr, "somfs-bench-pipeline: mirror: %s\n", done.error().line().c_str());
+    if (!done) (void)metered.send({MessageType::error, encode(ErrorBody{static_cast<std::uint8_t>(done.error().exit), done.error().line()})});
+  }
   const StageSums sums = metered.stages();
   MirrorSums told;
   told.cpu = sums.cpu;

@@ -15,7 +15,7 @@ struct MirrorSums {
   bool failed = false;
 };
 
-// Serves until the source says bye; what went wrong is one line on standard error.
+// Serves until the source says bye, or something fails: the source is told, as far as it listens.
 MirrorSums serve_site(const RunSettings& settings, std::unique_ptr<replicator::Transport> stream);
 
 // Where the mirror keeps the file that is written.

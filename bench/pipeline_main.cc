@@ -38,6 +38,7 @@ int measure(int argc, char** argv) {
   app.add_flag("--only-writes", s.only_writes, "The writer alone")->excludes(mirror);
   app.add_option("--request", s.request, "Bytes of a write request")->transform(CLI::AsSizeValue(false))->capture_default_str();
   app.add_flag("--random", s.random, "At random places; else one after the other");
+  app.add_flag("--direct", s.direct, "Past the page cache (O_DIRECT)");
   app.add_option("--file", s.file, "Bytes of the file that is written")->transform(CLI::AsSizeValue(false))->capture_default_str();
   app.add_option("--compressible", s.compressible, "Part of each page that is text; the rest is noise")->capture_default_str();
   app.add_option("--rate", s.rate, "Bytes written a second; 0: as fast as it goes")->transform(CLI::AsSizeValue(false))->capture_default_str();

@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 
 #include <nlohmann/json.hpp>
 
@@ -108,7 +107,6 @@ std::unique_ptr<Transport> stream_of(const RunSettings& s, Fd socket, std::uniqu
   const MirrorSums told = serve_site(s, stream_of(s, std::move(socket), std::move(channel), false));
   const std::string_view bytes(reinterpret_cast<const char*>(&told), sizeof told);
   const int e = write_all(tell, bytes);
-  std::fflush(stderr);
   ::_exit(e != 0 || told.failed ? 1 : 0);
 }
 
@@ -170,6 +168,7 @@ std::string Measured::json(const RunSettings& s) const {
   out["requests"] = requests;
   out["request"] = s.request;
   out["random"] = s.random;
+  out["direct"] = s.direct;
   if (!s.only_writes) {
     out["codec"] = name_of(s.codec);
     out["sealed"] = s.sealed;

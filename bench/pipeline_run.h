@@ -24,6 +24,7 @@ struct RunSettings {
   // The writer: as fast as it can, or `rate` bytes a second; it waits while the open group is full.
   std::size_t request = 64 << 10;
   bool random = false;
+  bool direct = false;                              // O_DIRECT, past the page cache
   std::uint64_t file = 256 << 20;                   // the file that is written over and over
   double compressible = 1;                          // part of each page that is text (bench/requests.h), the rest is noise
   std::uint64_t rate = 0;

@@ -21,14 +21,23 @@ class Requests {
       for (unsigned n = 2 + noise() % 9; n > 0; --n) word += static_cast<char>('a' + noise() % 26);
       word += ' ';
     }
-    while (pool_.size() < kPool + request) {
+    std::string pool;
+    while (pool.size() < kPool + request) {
       std::string page;
       while (static_cast<double>(page.size()) < compressible * kPage) page += words[noise() % kWords];
       page.resize(static_cast<std::size_t>(compressible * kPage));
       while (page.size() < kPage) page += static_cast<char>(noise());
-      pool_ += page;
+      pool += page;
     }
+    // O_DIRECT wants its memory aligned.
+    memory_.resize(pool.size() + kPage);
+    const std::size_t aside = kPage - reinterpret_cast<std::uintptr_t>(memory_.data()) % kPage;
+    memory_.replace(aside, pool.size(), pool);
+    pool_ = std::string_view(memory_).substr(aside, pool.size());
   }
+  Requests(const Requests&) = delete;
+  Requests& operator=(const Requests&) = delete;
+
   struct One {
     std::uint64_t off;
     std::string_view bytes;
@@ -36,7 +45,7 @@ class Requests {
   One next() {
     const std::uint64_t at = random_ ? places_() % count_ : made_ % count_;
     const std::size_t from = made_++ * request_ % kPool / kStep * kStep;
-    return {at * request_, std::string_view(pool_).substr(from, request_)};
+    return {at * request_, pool_.substr(from, request_)};
   }
 
  private:
@@ -46,7 +55,8 @@ class Requests {
   const bool random_;
   std::uint64_t made_ = 0;
   std::mt19937_64 places_{2};
-  std::string pool_;
+  std::string memory_;
+  std::string_view pool_;
 };
 
 }  // namespace somfs::bench

@@ -94,10 +94,8 @@ Written write_requests(const RunSettings& s, int fd, Requests& requests, Collect
   return w;
 }
 
-Requests requests_of(const RunSettings& s) { return {s.request, s.file, s.random, s.compressible}; }
-
 Result<Fd> open_file(const RunSettings& s) {
-  Fd fd(::open(written_file(s).c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+  Fd fd(::open(written_file(s).c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | (s.direct ? O_DIRECT : 0), 0644));
   if (!fd) return fail_errno("cannot make", written_file(s));
   if (::ftruncate(fd.get(), static_cast<off_t>(s.file)) != 0) return fail_errno("cannot make", written_file(s));
   return fd;
@@ -114,7 +112,7 @@ class Site {
   Result<Measured> run() {
     SOMFS_TRY_ASSIGN(Fd file, open_file(settings_));
     SOMFS_TRY(greet());
-    Requests requests = requests_of(settings_);
+    Requests requests(settings_.request, settings_.file, settings_.random, settings_.compressible);
     before_ = transport_.stages();
     const double cpu = process_cpu();
     const std::uint64_t wire = transport_.bytes_sent();
@@ -136,7 +134,6 @@ class Site {
     Measured m;
     m.bytes = written.bytes;
     m.requests = written.requests;
-    m.seconds = static_cast<double>(last_answer_ - start) / 1e9;
     m.wire = transport_.bytes_sent() - wire;
     m.groups = epoch_ - 1;
     for (Stage stage : {Stage::compress, Stage::encrypt, Stage::send}) {
@@ -148,7 +145,11 @@ class Site {
     m.wall[index(Stage::apply)] = apply_wall_;
     m.writer_cpu = written.cpu;
     m.source_cpu = process_cpu() - cpu;
-    m.periods = std::move(periods_);
+    {
+      Lock l(mutex_);
+      m.seconds = static_cast<double>(last_answer_ - start) / 1e9;
+      m.periods = std::move(periods_);
+    }
     SOMFS_TRY(transport_.send({MessageType::bye, {}}));
     return m;
   }
@@ -377,7 +378,7 @@ Result<Measured> run_site(const RunSettings& settings, std::unique_ptr<Transport
 
 Result<Measured> run_writer(const RunSettings& settings) {
   SOMFS_TRY_ASSIGN(Fd file, open_file(settings));
-  Requests requests = requests_of(settings);
+  Requests requests(settings.request, settings.file, settings.random, settings.compressible);
   const double cpu = process_cpu();
   const std::int64_t start = SystemClock().mono_ns();
   const std::atomic<bool> stop{false};
