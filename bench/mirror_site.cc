@@ -64,15 +64,18 @@ class Metered final : public Transport {
 // The mirror without its journal, as in the paper's parallel tests: records are written to the file as they come. Nothing is synced, nothing
 // is atomic. An answer follows the last write of its group.
 Status serve_without_journal(Transport& transport, const std::string& path) {
-  Fd file(::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
-  if (!file) return fail_errno("cannot make", path);
+  Fd file;
   Committed answer;
   StageSums before;
   double written = 0;
   for (;;) {
     SOMFS_TRY_ASSIGN(Message m, transport.receive());
     switch (m.type) {
-      case MessageType::hello: SOMFS_TRY(transport.send({MessageType::welcome, encode(Welcome{})})); break;
+      case MessageType::hello:
+        file = Fd(::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+        if (!file) return fail_errno("cannot make", path);
+        SOMFS_TRY(transport.send({MessageType::welcome, encode(Welcome{})}));
+        break;
       case MessageType::begin: {
         Begin begin;
         if (!decode(m.body, &begin)) return fail(Exit::temporary, "a malformed begin");
