@@ -16,18 +16,23 @@ namespace {
 
 using namespace replicator;
 
-constexpr std::size_t kWrite = static_cast<std::size_t>(Stage::write), kAcknowledge = static_cast<std::size_t>(Stage::acknowledge);
+constexpr std::size_t kWrite = static_cast<std::size_t>(Stage::write), kAcknowledge = static_cast<std::size_t>(Stage::acknowledge),
+                      kApply = static_cast<std::size_t>(Stage::apply);
 
 double now_s() { return static_cast<double>(SystemClock().mono_ns()) / 1e9; }
 
-// What the serving thread does between two messages belongs to the one it received: to records `write`, to a commit `acknowledge`.
+// What the serving thread does after a message belongs to it: after records `write`, after a commit `acknowledge` until the answer has been sent,
+// then `apply`.
 class Metered final : public Transport {
  public:
   explicit Metered(std::unique_ptr<Transport> inner) : inner_(std::move(inner)) {}
   Status send(Message message) override {
     const bool committed = message.type == MessageType::committed;
     Status s = inner_->send(std::move(message));
-    if (committed) count();
+    if (committed) {
+      count();
+      stage_ = kApply;
+    }
     return s;
   }
   Result<Message> receive() override {
@@ -100,6 +105,7 @@ Status serve_without_journal(Transport& transport, const std::string& path) {
         answer.times = sums.wall;
         answer.times[kWrite] = written;
         SOMFS_TRY(transport.send({MessageType::committed, encode(answer)}));
+        SOMFS_TRY(transport.send({MessageType::applied, encode(Applied{answer.epoch, 0})}));
         break;
       }
       case MessageType::bye: return {};
@@ -125,7 +131,7 @@ MirrorSums serve_site(const RunSettings& settings, std::unique_ptr<Transport> st
   MirrorSums told;
   told.cpu = sums.cpu;
   told.wall = sums.wall;
-  for (std::size_t stage : {kWrite, kAcknowledge}) {
+  for (std::size_t stage : {kWrite, kAcknowledge, kApply}) {
     told.cpu[stage] = metered.own_cpu[stage];
     told.wall[stage] = metered.own_wall[stage];
   }

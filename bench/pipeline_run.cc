@@ -151,9 +151,12 @@ double Measured::cpu_use() const {
 double Measured::bound_mb_s(PipelineMode mode, unsigned threads) const {
   double source = writer_cpu, mirror = 0;
   for (std::size_t i = 0; i < kStages; ++i) (i < kFirstOfBackup ? source : mirror) += cpu[i];
+  // One thread of the mirror writes, acknowledges and applies.
+  StageTimes lanes = cpu;
+  lanes[index(Stage::acknowledge)] += lanes[index(Stage::apply)];
   // The writer is a lane of its own, on the source's cores.
   const unsigned at_source = std::max(1u, cores_source), at_mirror = std::max(1u, cores_mirror);
-  double least = std::max({least_time(cpu, Site::source, mode, threads, at_source), least_time(cpu, Site::mirror, mode, threads, at_mirror), writer_cpu});
+  double least = std::max({least_time(lanes, Site::source, mode, threads, at_source), least_time(lanes, Site::mirror, mode, threads, at_mirror), writer_cpu});
   least = std::max({least, source / at_source, mirror / at_mirror});
   if (cores_shared) least = std::max(least, (source + mirror) / at_source);
   return least > 0 ? static_cast<double>(bytes) / 1e6 / least : 0;
@@ -236,11 +239,10 @@ Result<Measured> run(const RunSettings& settings) {
   if (!measured) return measured;
   if (e != 0 || got != sizeof told || status != 0) return fail(Exit::temporary, "the mirror's process failed");
   Measured& m = *measured;
-  for (std::size_t i = kFirstOfBackup; i < index(Stage::apply); ++i) {
+  for (std::size_t i = kFirstOfBackup; i < kStages; ++i) {
     m.cpu[i] = told.cpu[i];
     m.wall[i] = told.wall[i];
   }
-  m.wall[index(Stage::acknowledge)] = std::max(0.0, m.wall[index(Stage::acknowledge)] - m.wall[index(Stage::apply)]);
   m.mirror_cpu = told.process_cpu;
   m.cores_source = static_cast<unsigned>(cores.source.size());
   m.cores_mirror = static_cast<unsigned>(cores.mirror.size());

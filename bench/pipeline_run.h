@@ -2,7 +2,8 @@
 // One measurement of the replication pipeline (the paper's section 4): a writer, the source's site in this process, the mirror's site in a
 // process of its own, a TCP connection over loopback between them. What is measured is the project's own: group records, framing and
 // sealing, the conveyor in its arrangements, the pace, the mirror with its redo list and catalog. What is the benchmark's is the loop that
-// collects one group while the one before it passes the stages, as the paper has it (ACP-8): groups overlap here.
+// collects one group while the ones before it pass the stages, as the paper has it (ACP-8): it keeps the bytes as they are written and makes the
+// writer wait at the threshold, where a relation reads them again from the volume and lets nobody wait.
 //
 // Not a test: nothing is asserted but, on request, that both sides hold the same bytes at the end.
 #pragma once

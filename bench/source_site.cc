@@ -142,7 +142,6 @@ class Site {
     }
     m.cpu[index(Stage::group)] = written.group_cpu + build_cpu_;
     m.wall[index(Stage::group)] = written.group_wall + build_wall_;
-    m.wall[index(Stage::apply)] = apply_wall_;
     m.writer_cpu = written.cpu;
     m.source_cpu = process_cpu() - cpu;
     {
@@ -194,7 +193,8 @@ class Site {
     w.object(file);
     SOMFS_TRY(transport_.send({MessageType::records, std::move(body)}));
     SOMFS_TRY(transport_.send({MessageType::commit, {}}));
-    return expect(MessageType::committed);
+    SOMFS_TRY(expect(MessageType::committed));
+    return expect(MessageType::applied);
   }
 
   Status begin(std::uint64_t base) {
@@ -319,23 +319,29 @@ class Site {
       if (m.type == MessageType::progress) continue;
       ErrorBody e;
       if (m.type == MessageType::error && decode(m.body, &e)) return fail(static_cast<Exit>(e.exit), "the mirror gave up", {}, e.line);
-      Committed committed;
-      if (m.type != MessageType::committed || !decode(m.body, &committed)) return fail(Exit::temporary, "the mirror answers out of turn");
-      if (committed.held) return fail(Exit::person, "the mirror holds an epoch", {}, committed.reason);
-      acknowledge(committed);
+      if (m.type == MessageType::committed) {
+        if (!decode(m.body, &committed_)) return fail(Exit::temporary, "the mirror's answer is malformed");
+        if (committed_.held) return fail(Exit::person, "the mirror holds an epoch", {}, committed_.reason);
+        Lock l(mutex_);
+        last_answer_ = clock_.mono_ns();
+        continue;
+      }
+      Applied applied;
+      if (m.type != MessageType::applied || !decode(m.body, &applied) || applied.epoch != committed_.epoch)
+        return fail(Exit::temporary, "the mirror answers out of turn");
+      acknowledge(applied);
     }
   }
-  void acknowledge(const Committed& committed) {
+  void acknowledge(const Applied& applied) {
     Acknowledged a;
     a.now_ns = clock_.mono_ns();
-    a.times = committed.times;
+    a.times = committed_.times;
     for (Stage stage : {Stage::decrypt, Stage::decompress}) a.times[index(stage)] /= parallel();
-    apply_wall_ += a.times[index(Stage::apply)];
-    // The mirror applies before it answers: to the pace that is one lane.
-    a.times[index(Stage::acknowledge)] += std::exchange(a.times[index(Stage::apply)], 0);
+    // The thread that makes an epoch durable applies it too before it looks at the next one: to the pace that is one lane.
+    a.times[index(Stage::acknowledge)] += applied.seconds;
+    a.times[index(Stage::apply)] = 0;
     Lock l(mutex_);
-    last_answer_ = a.now_ns;
-    const auto at = in_flight_.find(committed.epoch);
+    const auto at = in_flight_.find(applied.epoch);
     if (at == in_flight_.end()) return;
     a.bytes = at->second.bytes;
     Period& period = periods_[at->second.period];
@@ -359,7 +365,7 @@ class Site {
   StageSums before_;
   std::uint64_t epoch_ = 1;                // the sender's: the last one that was begun
   double build_cpu_ = 0, build_wall_ = 0;  // the sender's
-  double apply_wall_ = 0;                  // the receiver's
+  Committed committed_;                    // the receiver's: the last one, which is to be applied
 
   Mutex mutex_;
   CondVar change_;
