@@ -76,7 +76,7 @@ def bars(path, title, subtitle, y_label, labels, series, top=None):
                 parts.extend(f'<line x1="{x - 2:.1f}" y1="{y + down + 6:.1f}" x2="{x + wide + 2:.1f}" y2="{y + down:.1f}" stroke="#fff" stroke-width="3"/>' for down in (14, 21))
             parts.append(text(x + wide / 2, y - 4, f"{values[i]:.3g}" if values[i] < 100 else f"{values[i]:.0f}", size=10))
         lines = [""]
-        for word in str(label).split():
+        for word in str(label).split(" "):   # a space that must not be broken stays
             lines = lines + [word] if len(lines[-1]) + len(word) > slot / 7 and lines[-1] else [*lines[:-1], f"{lines[-1]} {word}".strip()]
         for n, line in enumerate(lines[:3]):
             parts.append(text(centre, at(0) + 15 + 13 * n, line, size=11))
