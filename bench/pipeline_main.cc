@@ -51,6 +51,7 @@ int measure(int argc, char** argv) {
       ->check(CLI::IsMember({"auto", "serial", "fine", "threaded", "hybrid"}))->capture_default_str();
   app.add_option("--threads", s.threads, "Threads of a lane, at each site")->capture_default_str();
   app.add_option("--frame", s.frame, "Bytes of a frame; a group is a row of them")->transform(CLI::AsSizeValue(false))->capture_default_str();
+  app.add_option("--group", s.group, "The most a group may have, in bytes")->transform(CLI::AsSizeValue(false))->capture_default_str();
   app.add_option("--link", s.link, "Bytes a second that the link carries; 0: no limit")->transform(CLI::AsSizeValue(false))->capture_default_str();
   app.add_option("--pacing", pacing, "The law of the interval")->check(CLI::IsMember({"bottleneck", "paper", "none"}))->capture_default_str();
   app.add_option("--first", s.first_s, "The first interval, in seconds")->capture_default_str();

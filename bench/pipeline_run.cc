@@ -138,6 +138,7 @@ std::string RunSettings::problem() const {
   if (!(seconds >= 0 && seconds <= 3600)) return "a run must not take longer than an hour";
   if (threads < 1 || threads > 64) return "a lane must have 1 to 64 threads";
   if (frame < (4u << 10) || frame > (3u << 20)) return "a frame must have 4 KiB to 3 MiB";
+  if (group < (64u << 10) || group > (1u << 30)) return "a group must have at least 64 KiB, and 1 GiB at most";
   PaceSettings pace;
   pace.first_s = first_s;
   return pace.problem();

@@ -38,6 +38,7 @@ struct RunSettings {
   replicator::PipelineMode mode = replicator::PipelineMode::fine;
   unsigned threads = 2;                             // of a lane, at each site
   std::size_t frame = 768 << 10;                    // a group is a row of frames of so much
+  std::uint64_t group = 16 << 20;                   // the most a group may have
   std::uint64_t link = 0;                           // bytes a second; 0: as fast as loopback is
   replicator::Pacing pacing = replicator::Pacing::bottleneck;
   double first_s = 0.030;

@@ -160,6 +160,7 @@ class Site {
     p.pacing = s.pacing;
     p.first_s = s.first_s;
     p.lanes = lanes_of(s.mode);
+    p.memory_bytes = s.group * p.credits;
     return p;
   }
   void tell(const Decision& d) { collector_.decide(d.interval_s, d.threshold_bytes, d.cut_when_full); }

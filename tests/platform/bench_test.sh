@@ -91,7 +91,7 @@ done
 code_is 1 somfs-bench block --json
 same "as an object" "$(field error.exit <"$scratch/out")" 1
 for bad in "" "$scratch/none $scratch/m" "$scratch/v" "$scratch/v $scratch/m --mode odd" "$scratch/v $scratch/m --request 1000" "$scratch/v $scratch/m --threads 0" \
-    "$scratch/v $scratch/m --codec lzw" "$scratch/v $scratch/m --first 0"; do
+    "$scratch/v $scratch/m --codec lzw" "$scratch/v $scratch/m --group 1K" "$scratch/v $scratch/m --first 0"; do
     # shellcheck disable=SC2086
     code_is 1 somfs-bench-pipeline $bad
     same "'$bad': a line says why" "$(wc -l <"$scratch/err")" 1
