@@ -135,6 +135,8 @@ def mounted(peer, backing, at):
         run("mergerfs", "-o", "cache.files=auto-full,category.create=ff,minfreespace=0", backing, at)
     elif peer == "somfs":
         run(os.path.join(BIN, "somfs"), backing, at)
+    elif peer == "somfs-passthrough":
+        run(os.path.join(BIN, "somfs"), "-o", "passthrough", backing, at)
     else:
         raise ValueError(peer)
     try:

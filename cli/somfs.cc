@@ -53,6 +53,7 @@ Status read_options(Arguments* a) {
       for (auto* known : {&of_the_kernel, &of_both})
         if (auto flag = known->find(o); flag != known->end()) a->kernel_flags |= flag->second;
       if (o == "writeback") a->volume.writeback = true;
+      else if (o == "passthrough") a->volume.passthrough = true;
       else if (o == "ro") a->volume.read_only = true;
       else if (o == "noatime") a->volume.no_atime = true;
       else if (o == "nodiratime") a->volume.no_dir_atime = true;
@@ -70,6 +71,8 @@ Status read_options(Arguments* a) {
         return fail(Exit::usage, "unknown mount option", printable(o), {}, "see somfs(8)");
     }
   }
+  if (a->volume.writeback && a->volume.passthrough)
+    return fail(Exit::usage, "cannot combine the mount options", "writeback and passthrough", "the kernel has them one at a time", "leave one away");
   return {};
 }
 
@@ -135,8 +138,7 @@ int serve(const Arguments& a, int report) {
     tell(static_cast<int>(volume.error().exit), volume.error().line());
     return static_cast<int>(volume.error().exit);
   }
-  if (a.volume.writeback)
-    std::cerr << "somfs: writeback mode: writers are not stopped at a cut; a snapshot is at best what a power cut would leave" << std::endl;
+  if (const std::string promise = a.volume.weaker_promise(); !promise.empty()) std::cerr << "somfs: " << promise << std::endl;
   if (report >= 0) {
     // From here on there is nobody to read what is printed; a log file, when asked for, has been opened.
     int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -194,7 +196,7 @@ int main(int argc, char** argv) {
   app.add_flag("-f,--foreground", a.foreground, "Stay in the foreground, log to standard error");
   app.add_flag("--force", a.force, "Mount although files in it are open: what is written through those is not seen");
   app.add_flag("--debug", a.debug, "Log more");
-  app.add_option("-o", a.options, "Mount options: ro, writeback, nodev, nosuid, noexec, sync, dirsync, noatime, nodiratime, force, config=FILE, log=FILE")->expected(1)->allow_extra_args(false);
+  app.add_option("-o", a.options, "Mount options: ro, writeback, passthrough, nodev, nosuid, noexec, sync, dirsync, noatime, nodiratime, force, config=FILE, log=FILE")->expected(1)->allow_extra_args(false);
   app.set_version_flag("--version,-V", std::string("somfs ") + kVersion);
   app.footer("Stop with: umount MOUNTPOINT, or somfs-ctl umount DIR. In /etc/fstab: DIR DIR fuse.somfs defaults,nofail 0 0");
   try {

@@ -51,7 +51,8 @@ void examine_directory(const std::string& dir, std::vector<Finding>* out) {
   if (auto v = ask(dir, {{"verb", "status"}})) {
     out->push_back({"mount", G::good, printable(dir) + " is protected, " + v->value("mode", "")});
     for (const auto& [name, on] : (*v)["in_force"].items())
-      out->push_back({"in force", on.is_boolean() && !on.get<bool>() ? G::note : G::good, name + ": " + (on.is_boolean() ? on.get<bool>() ? "yes" : "no" : on.dump())});
+      out->push_back({"in force", on == false || (on.is_string() && on != "in force") ? G::note : G::good,
+                      name + ": " + (on.is_boolean() ? on.get<bool>() ? "yes" : "no" : on.is_string() ? on.get<std::string>() : on.dump())});
     if (!(*v)["journal"].value("trouble", "").empty()) out->push_back({"journal", G::bad, printable((*v)["journal"].value("trouble", ""))});
     if (v->value("free_bytes", 0ull) < v->value("reserve_bytes", 0ull))
       out->push_back({"space", G::bad, "free space is below the reserve: snapshots cannot be kept"});

@@ -76,6 +76,8 @@ std::string screen(const Json& v) {
   std::string force;
   for (const auto& [name, on] : v["in_force"].items())
     if (on.is_boolean() && on.get<bool>()) force += (force.empty() ? "" : ", ") + name;
+  if (const std::string passthrough = v["in_force"].value("passthrough", "not asked for"); passthrough != "not asked for")
+    force += (force.empty() ? "passthrough" : ", passthrough") + (passthrough == "in force" ? "" : " (" + passthrough + ")");
   s += row("in force", force.empty() ? "plain FUSE" : force);
   if (!v.value("warning", "").empty()) s += row("note", v.value("warning", ""));
   return s;

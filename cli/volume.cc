@@ -277,6 +277,12 @@ Json writers_json(const std::vector<snapshot::WriterReport>& writers) {
 
 }  // namespace
 
+const char* VolumeOptions::weaker_promise() const {
+  if (writeback) return "writeback mode: writers are not stopped at a cut; a snapshot is at best what a power cut would leave";
+  if (passthrough) return "passthrough: opening a file for reading and writing may fail with ETXTBSY while somebody reads it";
+  return "";
+}
+
 Result<std::unique_ptr<Volume>> Volume::open(VolumeOptions options) {
   auto impl = std::make_unique<Impl>();
   impl->options = std::move(options);
@@ -372,6 +378,7 @@ Status Volume::Impl::open_parts() {
 
   fs::MountOptions m;
   m.writeback = options.writeback;
+  m.passthrough = options.passthrough;
   m.read_only = options.read_only;
   m.no_atime = options.no_atime;
   m.no_dir_atime = options.no_dir_atime;
@@ -509,8 +516,8 @@ Json Volume::Impl::status() {
   v["writers"] = writers_json(coordinator->last_writers());
   auto force = mount->in_force();
   v["in_force"] = {{"killpriv_v2", force.killpriv_v2}, {"parallel_dirops", force.parallel_dirops}, {"posix_acl", force.posix_acl},
-                   {"readdirplus", force.readdirplus}, {"file_handles", force.by_handle}, {"tmpfile", force.tmpfile}, {"writeback", force.writeback}, {"max_write", force.max_write}};
-  v["warning"] = options.writeback ? "writeback mode: writers are not stopped at a cut; a snapshot is at best what a power cut would leave" : "";
+                   {"readdirplus", force.readdirplus}, {"file_handles", force.by_handle}, {"tmpfile", force.tmpfile}, {"writeback", force.writeback}, {"passthrough", force.passthrough}, {"max_write", force.max_write}};
+  v["warning"] = options.weaker_promise();
   return v;
 }
 

@@ -18,11 +18,15 @@ struct VolumeOptions {
   Config config;
   bool force = false;          // mount although files beneath are in use
   bool writeback = false;      // opt-in: faster small writes, weaker snapshots
+  bool passthrough = false;    // opt-in: faster reading, opens for reading and writing may be refused
   bool read_only = false;
   bool no_atime = false;
   bool no_dir_atime = false;
   bool allow_other = true;
   std::vector<std::string> mount_options;   // the kernel's: nosuid, sync …
+
+  // What these options take away, in one line; empty: nothing.
+  const char* weaker_promise() const;
 };
 
 class Volume {

@@ -74,6 +74,7 @@ OpenFile* Passthrough::opened(Node& n, Fd fd, int flags) {
 void Passthrough::closed(OpenFile* file) {
   Node* n = file->node;
   if (file->writes) writers_.remove(n);
+  if (io_modes_) io_modes_->leave(*n, file->mode);
   delete file;
   nodes_.closed(*n);
 }
@@ -81,7 +82,8 @@ void Passthrough::closed(OpenFile* file) {
 fuse_file_info Passthrough::file_info(OpenFile* file) const {
   fuse_file_info fi = {};
   fi.fh = reinterpret_cast<std::uint64_t>(file);
-  fi.keep_cache = 1;
+  fi.keep_cache = file->mode == IoMode::passing || file->mode == IoMode::direct ? 0 : 1;
+  fi.direct_io = file->mode == IoMode::direct ? 1 : 0;
   fi.noflush = writeback_ ? 0 : 1;
   return fi;
 }
@@ -100,8 +102,22 @@ void Passthrough::open(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
     return;
   }
   OpenFile* file = opened(n, std::move(fd), flags);
+  if (io_modes_)
+    io_modes_->enter(n, file->fd.get(), access_of(flags), [this, req, file, flags](Way way) { answer_open(req, file, flags, way); });
+  else
+    answer_open(req, file, flags, {IoMode::cached, 0});
+}
+
+void Passthrough::answer_open(fuse_req_t req, OpenFile* file, int flags, Way way) {
+  if (way.mode == IoMode::none) {
+    closed(file);
+    fuse_reply_err(req, ETXTBSY);
+    return;
+  }
+  file->mode = way.mode;
   fuse_file_info reply = file_info(file);
   reply.flags = flags;
+  Negotiation::Through through(way.backing_id);
   if (fuse_reply_open(req, &reply) == -ENOENT) closed(file);  // the opener was interrupted
 }
 
@@ -116,6 +132,7 @@ void Passthrough::release(fuse_req_t req, fuse_ino_t ino, fuse_file_info* fi) {
 void Passthrough::read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t off, fuse_file_info* fi) {
   if (is_virtual(ino)) return virtual_read(req, size, off, fi);
   OpenFile& file = file_of(fi);
+  reads_.fetch_add(1, std::memory_order_relaxed);
   const bool direct = file.is_direct(fi->flags);
   const int fd = file.data_fd(fi->flags);
   if (!direct) file.node->cached.store(true);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fcntl.h>
+#include <sys/mount.h>
 #include <sys/statvfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -17,10 +18,20 @@ namespace {
 // Nobody changes the volume but through the mount: what the kernel knows stays true.
 constexpr double kForever = 86400;
 
+// The root by a mount of our own, on which reading leaves no access times.
+Fd quiet_root(int root_fd) {
+  Fd own(::open_tree(root_fd, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+  mount_attr quiet = {};
+  quiet.attr_set = MOUNT_ATTR_NOATIME;
+  quiet.attr_clr = MOUNT_ATTR__ATIME;
+  if (!own || ::mount_setattr(own.get(), "", AT_EMPTY_PATH, &quiet, sizeof quiet) != 0) return Fd();
+  return Fd(::openat(own.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+}
+
 }  // namespace
 
 Passthrough::Passthrough(const PassthroughOptions& options, const Chain& chain, PreImages* pre_images, ChangeSink* sink,
-                         VirtualTree* tree, Witness* witness, const Negotiation& negotiation, const Look& root)
+                         VirtualTree* tree, Witness* witness, Negotiation& negotiation, const Look& root)
     : root_fd_(options.root_fd),
       writeback_(options.writeback),
       file_atime_(options.keep_atime ? O_NOATIME : 0),
@@ -33,7 +44,9 @@ Passthrough::Passthrough(const PassthroughOptions& options, const Chain& chain, 
       negotiation_(negotiation),
       excludes_(options.excludes),
       nodes_(options.root_fd, root,
-             static_cast<bool>(open_handle(options.root_fd, handle_of(options.root_fd), O_PATH)), options.descriptors) {}
+             static_cast<bool>(open_handle(options.root_fd, handle_of(options.root_fd), O_PATH)), options.descriptors) {
+  if (options.passthrough) io_modes_.emplace(negotiation, options.passthrough_from, options.keep_atime ? quiet_root(options.root_fd) : Fd(), options.keep_atime);
+}
 
 bool Passthrough::is_own_name(fuse_ino_t parent, const char* name) const {
   return parent == FUSE_ROOT_ID && std::strcmp(name, kOwnName) == 0;

@@ -130,11 +130,13 @@ Result<std::unique_ptr<Mount>> Mount::open(const Backing& backing, const MountOp
   Look root;
   if (int e = look(backing.fd(), "", &root); e != 0) return fail_errno("cannot stat", printable(backing.dir()), e);
   m->threads_ = std::max(2u, options.threads);
-  m->negotiation_ = std::make_unique<Negotiation>(options.writeback);
+  m->negotiation_ = std::make_unique<Negotiation>(options.writeback, options.passthrough);
   PassthroughOptions po;
   po.root_fd = backing.fd();
   po.excludes = backing.excludes();
   po.writeback = options.writeback;
+  po.passthrough = options.passthrough;
+  po.passthrough_from = options.passthrough_from;
   po.keep_atime = options.no_atime || options.read_only;
   po.keep_dir_atime = po.keep_atime || options.no_dir_atime;
   std::size_t allowed = settle_process();
@@ -254,6 +256,8 @@ InForce Mount::in_force() const {
   f.descriptors = passthrough_->nodes().ring_size();
   return f;
 }
+
+std::uint64_t Mount::reads() const { return passthrough_->reads(); }
 
 bool Mount::barrier(std::chrono::milliseconds longest) {
   std::vector<FlushItem> items;

@@ -26,6 +26,8 @@ struct MountOptions {
   bool no_atime = false;
   bool no_dir_atime = false;
   bool writeback = false;             // faster small writes; a snapshot is then at best what a power cut would leave
+  bool passthrough = false;           // faster reading; not with writeback. Opens for reading and writing may be refused, see IoModes
+  off_t passthrough_from = 64 << 10;  // smaller files do not gain by it
   std::string fsname;                 // empty: the protected directory
   unsigned threads = 16;
   std::size_t descriptors = 0;        // O_PATH descriptors to keep; 0: what the limits allow, at most 10 000
@@ -50,6 +52,7 @@ class Mount {
   // Unmounts; from any thread but one that serves. Files still open keep the tree from going at once: it is flushed and detached.
   void stop();
   InForce in_force() const;
+  std::uint64_t reads() const;        // requests to read a file that came to us
   // fsync, through the mount, of every inode that is open for writing, in a child process that is killed when `longest` has
   // passed. True: all were flushed. For before the gate closes; needs run() in progress.
   bool barrier(std::chrono::milliseconds longest);

@@ -127,7 +127,18 @@ void Passthrough::do_create(Create& r) {
     fuse_reply_err(r.req, err);
     return;
   }
+  Way way{IoMode::cached, 0};
+  if (io_modes_) way = io_modes_->enter(*made.node, -1, access_of(r.flags));
+  if (way.mode == IoMode::none) {
+    // It was there already, and others pass through to it: the kernel looks the name up again, and opens what it finds.
+    closed(made.file);
+    nodes_.forget(*made.node, 1);
+    fuse_reply_err(r.req, ESTALE);
+    return;
+  }
+  made.file->mode = way.mode;
   fuse_file_info reply = file_info(made.file);
+  Negotiation::Through through(way.backing_id);
   if (fuse_reply_create(r.req, &made.entry, &reply) == -ENOENT) {
     closed(made.file);
     nodes_.forget(*made.node, 1);

@@ -5,20 +5,36 @@
 #include <fuse3/fuse_lowlevel.h>
 #include <linux/fuse.h>
 
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 
+#include "common/log.h"
+
 namespace somfs::fs {
 namespace {
 
 constexpr std::uint32_t kTmpfileOpcode = 51;  // FUSE_TMPFILE, since protocol 7.37: laid out as FUSE_CREATE, with the name "/"
+// Passthrough, since protocol 7.40.
+constexpr std::uint64_t kPassthrough = 1ull << 37;      // FUSE_PASSTHROUGH, bit 5 of flags2
+constexpr std::uint32_t kOpenPassthrough = 1u << 7;     // FOPEN_PASSTHROUGH
+constexpr std::uint32_t kStackDepth = 1;                // the file system beneath lies on no other
+constexpr std::size_t kStackDepthAt = offsetof(fuse_init_out, flags2) + sizeof(std::uint32_t);  // max_stack_depth
+struct BackingMap {  // fuse_backing_map
+  std::int32_t fd;
+  std::uint32_t flags;
+  std::uint64_t padding;
+};
+constexpr unsigned long kBackingOpen = _IOW(229, 1, BackingMap);      // FUSE_DEV_IOC_BACKING_OPEN
+constexpr unsigned long kBackingClose = _IOW(229, 2, std::uint32_t);  // FUSE_DEV_IOC_BACKING_CLOSE
 constexpr unsigned kMaxWrite = 1u << 20;
 constexpr unsigned kMaxBackground = 1024;
 
 thread_local bool request_kills = false;
+thread_local int reply_passes_to = 0;  // a backing id
 
 bool kills_set_ids(const char* message, std::size_t size) {
   fuse_in_header head;
@@ -61,6 +77,7 @@ int Negotiation::attach(fuse_session* session) {
   fuse_custom_io io = {};
   io.read = read_hook;
   io.writev = write_hook;
+  fuse_fd_ = fuse_session_fd(session);
   return fuse_session_custom_io(session, &io, fuse_session_fd(session));
 }
 
@@ -100,7 +117,44 @@ ssize_t Negotiation::read(int fd, void* buf, std::size_t size) {
   return got;
 }
 
+Negotiation::Through::Through(int backing_id) { reply_passes_to = backing_id; }
+
+Negotiation::Through::~Through() { reply_passes_to = 0; }
+
+int Negotiation::open_backing(int fd) {
+  BackingMap map = {fd, 0, 0};
+  const int id = ::ioctl(fuse_fd_, kBackingOpen, &map);
+  if (id > 0) return id;
+  // Too many open files, or no memory, may pass; the rest is how things are here.
+  if (const int e = errno; e != EMFILE && e != ENFILE && e != ENOMEM && e != ENOSPC) {
+    log::debug("no passthrough: {}", std::strerror(e));
+    passing_.store(e == EPERM ? Passing::not_allowed : Passing::not_beneath, std::memory_order_relaxed);
+  }
+  return 0;
+}
+
+void Negotiation::close_backing(int id) {
+  auto closes = static_cast<std::uint32_t>(id);
+  ::ioctl(fuse_fd_, kBackingClose, &closes);
+}
+
+namespace {
+
+// Answers to open and create both end with it.
+void pass_through(iovec& answer) {
+  fuse_open_out out;
+  if (answer.iov_len < sizeof out) return;
+  char* at = static_cast<char*>(answer.iov_base) + answer.iov_len - sizeof out;
+  std::memcpy(&out, at, sizeof out);
+  out.open_flags |= kOpenPassthrough;
+  std::memcpy(at, &out, sizeof out);
+  std::memcpy(at + sizeof out - sizeof(std::int32_t), &reply_passes_to, sizeof(std::int32_t));  // backing_id, once padding
+}
+
+}  // namespace
+
 ssize_t Negotiation::write(int fd, iovec* iov, int count) {
+  if (reply_passes_to != 0 && count >= 2) pass_through(iov[1]);
   if (done_.load(std::memory_order_acquire) || count < 2) return ::writev(fd, iov, count);
   fuse_out_header head;
   std::memcpy(&head, iov[0].iov_base, sizeof head);
@@ -108,14 +162,27 @@ ssize_t Negotiation::write(int fd, iovec* iov, int count) {
   if (head.unique != init_unique_ || head.error != 0 || iov[1].iov_len < sizeof out) return ::writev(fd, iov, count);
   std::memcpy(&out, iov[1].iov_base, sizeof out);
   out.flags |= static_cast<std::uint32_t>(offered_ & (FUSE_HANDLE_KILLPRIV_V2 | FUSE_PARALLEL_DIROPS));
+  // Not beside the writeback cache: the kernel would pass over it.
+  const bool passes = wants_passthrough_ && (offered_ & kPassthrough) != 0 && !writeback_;
+  if (passes) {
+    out.flags |= FUSE_INIT_EXT;
+    out.flags2 |= static_cast<std::uint32_t>(kPassthrough >> 32);
+  }
   std::memcpy(iov[1].iov_base, &out, sizeof out);
+  if (passes) std::memcpy(static_cast<char*>(iov[1].iov_base) + kStackDepthAt, &kStackDepth, sizeof kStackDepth);
   agreed_.store(out.flags & offered_, std::memory_order_relaxed);
   killpriv_v2_.store((out.flags & offered_ & FUSE_HANDLE_KILLPRIV_V2) != 0, std::memory_order_relaxed);
   // what the library made of our wishes
   max_write_.store(out.max_write, std::memory_order_relaxed);
   max_background_.store(out.max_background, std::memory_order_relaxed);
   done_.store(true, std::memory_order_release);
-  return ::writev(fd, iov, count);
+  const ssize_t sent = ::writev(fd, iov, count);
+  if (!wants_passthrough_) return sent;
+  // The kernel asks for our rights before it looks at the descriptor.
+  BackingMap none = {-1, 0, 0};
+  const bool allowed = !passes || ::ioctl(fd, kBackingOpen, &none) >= 0 || errno != EPERM;
+  passing_.store(!passes ? Passing::no_kernel : allowed ? Passing::on : Passing::not_allowed, std::memory_order_relaxed);
+  return sent;
 }
 
 InForce Negotiation::in_force() const {
@@ -127,6 +194,13 @@ InForce Negotiation::in_force() const {
   f.posix_acl = (on & FUSE_POSIX_ACL) != 0;
   f.readdirplus = (on & FUSE_DO_READDIRPLUS) != 0;
   f.writeback = (on & FUSE_WRITEBACK_CACHE) != 0;
+  switch (passing_.load(std::memory_order_relaxed)) {
+    case Passing::unasked: f.passthrough = "not asked for"; break;
+    case Passing::no_kernel: f.passthrough = "not offered by the kernel"; break;
+    case Passing::not_allowed: f.passthrough = "not allowed to this user"; break;
+    case Passing::not_beneath: f.passthrough = "not possible on the file system beneath"; break;
+    case Passing::on: f.passthrough = "in force"; break;
+  }
   f.splice_write = (on & FUSE_SPLICE_WRITE) != 0;
   f.tmpfile = f.protocol_minor >= 37;
   f.max_write = max_write_.load(std::memory_order_relaxed);

@@ -24,6 +24,7 @@ struct InForce {
   bool posix_acl = false;
   bool readdirplus = false;
   bool writeback = false;
+  const char* passthrough = "not asked for";  // of read-only opens
   bool splice_write = false;
   bool tmpfile = false;
   unsigned max_write = 0;
@@ -37,7 +38,7 @@ const char* library_version();
 
 class Negotiation {
  public:
-  explicit Negotiation(bool writeback) : writeback_(writeback) {}
+  explicit Negotiation(bool writeback, bool passthrough = false) : writeback_(writeback), wants_passthrough_(passthrough) {}
 
   // After the session was mounted: puts us between the library and the kernel. The session's user data must be a SessionData.
   int attach(fuse_session* session);
@@ -49,12 +50,31 @@ class Negotiation {
   // Whether the request that this thread is handling asks to clear set-user-id and set-group-id (KILLPRIV_V2).
   static bool request_kills_set_ids();
 
+  // Whether open files may pass us by.
+  bool passthrough() const { return passing_.load(std::memory_order_relaxed) == Passing::on; }
+  // The kernel's id of a file beneath, by a descriptor that may be closed afterwards; 0: it gives none. Each is to be closed.
+  int open_backing(int fd);
+  void close_backing(int id);
+  // While it lives, this thread's answer to an open makes the kernel use this file beneath; 0 changes nothing.
+  class Through {
+   public:
+    explicit Through(int backing_id);
+    ~Through();
+    Through(const Through&) = delete;
+    Through& operator=(const Through&) = delete;
+  };
+
   // One request from the kernel, one reply to it.
   ssize_t read(int fd, void* buf, std::size_t size);
   ssize_t write(int fd, iovec* iov, int count);
 
  private:
+  enum class Passing : std::uint8_t { unasked, no_kernel, not_allowed, not_beneath, on };
+
   const bool writeback_;
+  const bool wants_passthrough_;
+  int fuse_fd_ = -1;
+  std::atomic<Passing> passing_{Passing::unasked};
   std::atomic<bool> done_{false};
   std::uint64_t init_unique_ = 0;
   std::uint64_t offered_ = 0;      // flags and flags2 of the kernel's INIT

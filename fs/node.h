@@ -48,6 +48,7 @@ struct Node {
   std::atomic<bool> many_names{false};                 // has, or had, more than one link
   std::atomic<FileCaps> caps{FileCaps::unknown};       // whether it carries security.capability
   std::atomic<bool> cached{false};                     // the kernel above may hold pages of it
+  std::atomic<bool> read_write{false};                 // somebody opened it, or tried to, for reading and writing
 
  private:
   friend class NodeTable;

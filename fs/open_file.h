@@ -11,6 +11,7 @@
 
 #include "common/fd.h"
 #include "common/sync.h"
+#include "fs/io_modes.h"
 #include "fs/node.h"
 
 namespace somfs::fs {
@@ -23,6 +24,7 @@ struct OpenFile {
   bool writes = false;
   bool direct = false;    // O_DIRECT: buffers must be aligned
   bool durable = false;   // O_SYNC or O_DSYNC: what is answered is durable
+  IoMode mode = IoMode::none;  // as it was counted, where modes are
   bool prompt = false;    // O_SYNC, O_DSYNC or O_DIRECT: marks must be durable before a write is issued
 
   int readable() const { return plain ? plain.get() : fd.get(); }

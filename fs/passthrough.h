@@ -9,6 +9,7 @@
 #define FUSE_USE_VERSION 314
 #include <fuse3/fuse_lowlevel.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -23,6 +24,7 @@
 #include "fs/direct_replies.h"
 #include "fs/excludes.h"
 #include "fs/filter.h"
+#include "fs/io_modes.h"
 #include "fs/negotiation.h"
 #include "fs/node.h"
 #include "fs/open_file.h"
@@ -38,6 +40,8 @@ struct PassthroughOptions {
   int root_fd = -1;                    // O_RDONLY | O_DIRECTORY, borrowed
   std::vector<std::string> excludes;   // relative to the root
   bool writeback = false;
+  bool passthrough = false;            // read-only opens may pass us by,
+  off_t passthrough_from = 0;          // of files that have this size
   std::size_t descriptors = 10000;
   bool keep_atime = false;             // what reads files leaves no access time beneath
   bool keep_dir_atime = false;         // the same of directories
@@ -64,7 +68,7 @@ class Passthrough {
  public:
   // `chain` outlives this; the others may be null.
   Passthrough(const PassthroughOptions& options, const Chain& chain, PreImages* pre_images, ChangeSink* sink, VirtualTree* tree,
-              Witness* witness, const Negotiation& negotiation, const Look& root);
+              Witness* witness, Negotiation& negotiation, const Look& root);
 
   // The library's table; the session's user data must be a SessionData.
   static const fuse_lowlevel_ops& operations();
@@ -75,13 +79,20 @@ class Passthrough {
     direct_replies_.emplace(session);
   }
   // The workers are about to leave.
-  void finish_replies() { direct_replies_->finish(); }
+  void finish_replies() {
+    direct_replies_->finish();
+    if (io_modes_) io_modes_->finish();
+  }
   // The session is about to go.
-  void detach() { direct_replies_.reset(); }
+  void detach() {
+    finish_replies();
+    direct_replies_.reset();
+  }
 
   NodeTable& nodes() { return nodes_; }
   Writers& writers() { return writers_; }
   OwnFlushers& own_flushers() { return own_flushers_; }
+  std::uint64_t reads() const { return reads_.load(std::memory_order_relaxed); }
 
   // Reading: lookups and attributes (lookup_ops.cc).
   void lookup(fuse_req_t req, fuse_ino_t parent, const char* name);
@@ -224,6 +235,7 @@ class Passthrough {
   OpenFile* opened(Node& node, Fd fd, int flags);
   void closed(OpenFile* file);
   fuse_file_info file_info(OpenFile* file) const;
+  void answer_open(fuse_req_t req, OpenFile* file, int flags, Way way);
 
   const int root_fd_;
   const bool writeback_;
@@ -233,10 +245,12 @@ class Passthrough {
   ChangeSink* const sink_;
   VirtualTree* const tree_;
   Witness* const witness_;
-  const Negotiation& negotiation_;
+  Negotiation& negotiation_;
   const Excludes excludes_;
   fuse_session* session_ = nullptr;
   std::optional<DirectReplies> direct_replies_;
+  std::optional<IoModes> io_modes_;  // where passthrough was asked for
+  std::atomic<std::uint64_t> reads_{0};
   NodeTable nodes_;
   Writers writers_;
   OwnFlushers own_flushers_;

@@ -117,7 +117,8 @@ class Player {
   void open_some() {
     std::string p = path();
     static const int access[] = {O_RDONLY, O_WRONLY, O_RDWR, O_RDWR};
-    int flags = access[pick(4)] | O_CLOEXEC | O_NONBLOCK;
+    const int way = access[pick(4)];
+    int flags = (way == O_RDWR && !options_.read_write ? O_WRONLY : way) | O_CLOEXEC | O_NONBLOCK;
     if (chance(70)) flags |= O_CREAT;
     if (chance(20)) flags |= O_EXCL;
     if (chance(20)) flags |= O_TRUNC;

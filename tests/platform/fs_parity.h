@@ -21,6 +21,7 @@ struct ParityOptions {
   unsigned seed = 1;
   unsigned calls = 400;
   bool other_users = true;  // needs root: every call is made by root or by one of two users
+  bool read_write = true;   // some files are opened for reading and writing; else only for one of them
 };
 
 // Runs beneath `root`, which exists and is empty.

@@ -20,7 +20,7 @@ bool same(const std::vector<std::string>& want, const std::vector<std::string>& 
 }
 
 // False when they differ, with the first difference printed.
-bool play_both(const ParityOptions& options) {
+bool play_both(const ParityOptions& options, const MountedWith& with = {}) {
   Scratch plain;
   Scratch protected_dir;
   for (const std::string& p : {plain.path, protected_dir.path}) ::chmod(p.c_str(), 0777);
@@ -28,7 +28,7 @@ bool play_both(const ParityOptions& options) {
   std::vector<Outcome> got;
   std::vector<std::string> through;
   {
-    Mounted m(protected_dir.path);
+    Mounted m(protected_dir.path, with);
     if (!m.mount) return false;
     got = run_random_calls(protected_dir.path, options);
     through = describe_tree(protected_dir.path);
@@ -56,6 +56,16 @@ TEST(Parity, OfRootAlone) {
   SOMFS_NEEDS_MOUNTS();
   for (unsigned s = first_seed; s < first_seed + seeds; ++s)
     if (!play_both({s, 400, false})) return;
+}
+
+// But for the one thing that is announced: what is kept open for reading cannot be opened for reading and writing.
+TEST(Parity, WithPassthrough) {
+  SOMFS_NEEDS_MOUNTS();
+  MountedWith with;
+  with.mount.passthrough = true;
+  with.mount.passthrough_from = 0;
+  for (unsigned s = first_seed; s < first_seed + seeds; ++s)
+    if (!play_both({s, 400, true, false}, with)) return;
 }
 
 }  // namespace
