@@ -200,6 +200,8 @@ class Player {
   void make_link() {
     std::string from = path();
     std::string to = path();
+    struct stat st;
+    (void)::fstatat(dir_.get(), from.c_str(), &st, AT_SYMLINK_NOFOLLOW);   // as in link_unnamed()
     note(fmt::format("link {} {}", from, to), ::linkat(dir_.get(), from.c_str(), dir_.get(), to.c_str(), 0));
   }
   void remove_name() {
