@@ -147,6 +147,7 @@ class Replication::OneInstant final : public replicator::Instant {
     s.epoch = epoch();
     if (auto known = parts_.journal.target(target_)) {
       s.base_epoch = known->acked_epoch;
+      s.base_root = known->root;
       s.gap = known->gap;
       s.compare_content = known->content;
     }
@@ -161,8 +162,8 @@ class Replication::OneInstant final : public replicator::Instant {
     };
     return s;
   }
-  Status acknowledge(const Uuid& mirror, std::uint64_t epoch) override {
-    return parts_.journal.acknowledge(target_, mirror, epoch, epoch == epoch_ ? cut_ns_ : 0);
+  Status acknowledge(const Uuid& mirror, std::uint64_t epoch, const std::string& root) override {
+    return parts_.journal.acknowledge(target_, mirror, epoch, epoch == epoch_ ? cut_ns_ : 0, root);
   }
 
  private:

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "common/bytes.h"
+#include "replicator/text_codes.h"
 
 namespace somfs::cli {
 namespace {
@@ -46,6 +47,7 @@ Result<replicator::Source> SourceLease::source(snapshot::View& view) {
     s.ancestors.push_back(u);
   }
   s.base_epoch = answer_.value("base_epoch", std::uint64_t{0});
+  s.base_root = replicator::from_hex(answer_.value("base_root", "")).value_or(std::string());
   s.epoch = answer_.value("epoch", std::uint64_t{0});
   s.compare_content = answer_.value("content", false);
   s.gap = answer_.value("gap", false);
@@ -84,8 +86,8 @@ Result<replicator::Changes> SourceLease::dirty_since(std::uint64_t epoch) {
   return changes;
 }
 
-Status SourceLease::acknowledge(const Uuid& mirror, std::uint64_t epoch) {
-  SOMFS_TRY(ask({{"verb", "acknowledge"}, {"mirror", mirror.text()}, {"epoch", epoch}}));
+Status SourceLease::acknowledge(const Uuid& mirror, std::uint64_t epoch, const std::string& root) {
+  SOMFS_TRY(ask({{"verb", "acknowledge"}, {"mirror", mirror.text()}, {"epoch", epoch}, {"root", replicator::hex(root)}}));
   return {};
 }
 

@@ -38,7 +38,7 @@ class SourceLease {
   Status still_held() const;
   // The source as the sender wants it, reading from `view`, with what changed since the target's last epoch.
   Result<replicator::Source> source(snapshot::View& view);
-  Status acknowledge(const Uuid& mirror, std::uint64_t epoch);
+  Status acknowledge(const Uuid& mirror, std::uint64_t epoch, const std::string& root);   // as Instant's
 
  private:
   // An answer of the daemon; Exit::temporary when the volume was unmounted before it.

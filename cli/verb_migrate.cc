@@ -131,7 +131,7 @@ Result<Exit> migrate(const Options& o, Terminal& t) {
   Status finished = link.finish();
   if (!report) SOMFS_TRY(lease.still_held());
   if (!report) return pass_on(MirrorLink::telling(std::move(report).error(), finished));
-  if (!o.dry_run && !report->held) SOMFS_TRY(lease.acknowledge(report->mirror, report->epoch));
+  if (!o.dry_run && !report->held) SOMFS_TRY(lease.acknowledge(report->mirror, report->epoch, report->root));
 
   double seconds = since(start);
   Json unreadable = Json::array();

@@ -34,6 +34,7 @@
 #include "fs/gate.h"
 #include "fs/mount.h"
 #include "fs/slowdown.h"
+#include "replicator/text_codes.h"
 #include "snapshot/coordinator.h"
 #include "snapshot/gap_scan.h"
 #include "snapshot/journal.h"
@@ -247,6 +248,7 @@ struct Volume::Impl {
   Status open_writers();
   void serve(Connection& c, const Json& request);
   Json status();
+  Json lag_of(const snapshot::TargetState& target);
   Result<snapshot::CutReport> cut(snapshot::SnapshotInfo info, snapshot::CutRequest request);
   Result<Json> snapshot_create(const Json& request);
   Json snapshot_list();
@@ -457,6 +459,14 @@ Json Volume::Impl::snapshot_list() {
   return {{"schema", 1}, {"snapshots", list}, {"dropped", dropped_json(store->dropped())}};
 }
 
+// V: the age of the first change that the mirror does not hold; where a gap hides that one, of the cut that it holds. Null: not known.
+Json Volume::Impl::lag_of(const snapshot::TargetState& target) {
+  if (target.acked_epoch == 0) return nullptr;
+  const std::int64_t since = target.gap ? target.acked_cut_ns : journal->changed_since_ns(target.acked_epoch);
+  if (since == 0) return target.gap ? Json(nullptr) : Json(0.0);
+  return std::max(0.0, static_cast<double>(clock.wall_ns() - since) / 1e9);
+}
+
 Json Volume::Impl::status() {
   auto h = coordinator->freezes();
   auto js = journal->stats();
@@ -485,9 +495,13 @@ Json Volume::Impl::status() {
     if (!m.contains("applied_lag_s")) m["applied_lag_s"] = m["acked_lag_s"];   // a migration ends when the tree shows it
     if (!m.contains("backlog_bytes")) m["backlog_bytes"] = 0;
     if (!m.contains("pipeline")) m["pipeline"] = Json::object();
+    m["root"] = t.root.empty() ? Json(nullptr) : Json(replicator::hex(t.root));
     mirrors.push_back(std::move(m));
   }
-  for (auto& [target, m] : relations) mirrors.push_back(std::move(m));   // that never landed anything
+  for (auto& [target, m] : relations) {   // that never landed anything
+    m["root"] = nullptr;
+    mirrors.push_back(std::move(m));
+  }
   v["mirrors"] = std::move(mirrors);
   v["mountpoint"] = options.mountpoint;
   v["mode"] = options.read_only ? "read-only" : options.writeback ? "writeback" : "write-through";
@@ -599,6 +613,8 @@ void Volume::Impl::serve_source(Connection& c, const Json& request) {
   answer["epoch"] = cut_epoch;
   auto known = journal->target(target);
   answer["base_epoch"] = known ? known->acked_epoch : 0;
+  answer["base_root"] = known ? replicator::hex(known->root) : std::string();
+  answer["lag_s"] = known ? lag_of(*known) : Json(nullptr);
   answer["gap"] = known && known->gap;
   answer["content"] = known && known->content;
   if (c.send(answer, {backing->fd(), store_dir.get()})) {
@@ -630,10 +646,11 @@ Result<Json> Volume::Impl::lease_request(const Json& request, const std::string&
     std::uint64_t epoch = request.value("epoch", std::uint64_t{0});
     if (epoch > cut_epoch) return fail(Exit::usage, "cannot acknowledge an epoch that has not ended");
     SOMFS_TRY_ASSIGN(Uuid mirror, Uuid::parse(request.value("mirror", "")));
+    const std::string root = replicator::from_hex(request.value("root", "")).value_or(std::string());
     std::int64_t cut_ns = 0;
     for (const auto& s : store->list())
       if (s.epoch == epoch) cut_ns = s.created_ns;
-    SOMFS_TRY(journal->acknowledge(target, mirror, epoch, cut_ns));
+    SOMFS_TRY(journal->acknowledge(target, mirror, epoch, cut_ns, root));
     return Json{{"schema", 1}, {"acknowledged", epoch}};
   }
   return fail(Exit::usage, "unknown request", printable(verb));

@@ -69,16 +69,18 @@ void Run::give_turn(const void* who) noexcept {
   turn_free_.notify_one();
 }
 
-Status Run::send_batch(std::string bytes) {
+Status Run::send_batch(std::string bytes, std::string leaf) {
   if (options.dry_run) return {};
+  if (history) history->add_leaf(std::move(leaf));
   return link.send(MessageType::records, std::move(bytes));
 }
 
 Status Emitter::spill() {
+  std::string leaf = run_.history ? leaf_hash(out_) : std::string();   // beside the other lane, not in its turn
   run_.take_turn(this);
   spilled_ = true;
   run_.bytes_records += out_.size();
-  SOMFS_TRY(run_.send_batch(std::move(out_)));
+  SOMFS_TRY(run_.send_batch(std::move(out_), std::move(leaf)));
   out_.clear();
   out_.reserve(kBatch + kPiece);
   return {};

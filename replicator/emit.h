@@ -14,6 +14,7 @@
 #include "common/sync.h"
 #include "replicator/delta.h"
 #include "replicator/group.h"
+#include "replicator/history.h"
 #include "replicator/link.h"
 #include "replicator/sender.h"
 #include "replicator/tree.h"
@@ -56,6 +57,7 @@ class Run {
   std::atomic<bool> foreign_owners{false};       // something was sent that cannot belong there to whom it belongs here
   std::unordered_map<ObjectId, StagedFile> staged;
   std::unordered_set<ObjectId> skip;             // could not be read to their end in an earlier attempt
+  std::optional<EpochRoot> history;              // of what is sent, in its order: who holds the turn adds to it
 
   std::atomic<std::uint64_t> files{0}, names{0}, removed{0}, bytes_source{0}, bytes_records{0};
   std::atomic<std::uint64_t> subtrees{0}, compared{0};   // below marks, and objects looked at on both sides
@@ -70,7 +72,7 @@ class Run {
   // Sending: whole batches, one sender at a time. Who holds the turn keeps others from sending between its batches.
   void take_turn(const void* who) EXCLUDES(mutex_);
   void give_turn(const void* who) noexcept EXCLUDES(mutex_);
-  Status send_batch(std::string bytes);          // with the turn held
+  Status send_batch(std::string bytes, std::string leaf);   // with the turn held; `leaf`: the batch's hash
 
  private:
   Mutex mutex_;

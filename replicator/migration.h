@@ -99,6 +99,8 @@ class Session {
   Progress& progress_;
   Welcome welcome_;
   std::deque<Pending> uncommitted_, unapplied_;            // oldest first; those that nothing was said of, and those that are committed
+  std::uint64_t sent_epoch_ = 0;                           // the last one sent in this conversation, with its root
+  std::string sent_root_;
   std::uint64_t counted_ = 0;                              // bytes on the wire that a report has named
 };
 

@@ -188,6 +188,8 @@ Status Mirror::Impl::load_meta() {
   SOMFS_TRY_ASSIGN(applied, writer->number("applied"));
   SOMFS_TRY_ASSIGN(held, writer->number("held"));
   SOMFS_TRY_ASSIGN(held_reason, writer->meta("held_reason"));
+  SOMFS_TRY_ASSIGN(history_root, writer->meta("root"));
+  if (history_root.size() != kHash) history_root.clear();
   SOMFS_TRY_ASSIGN(run, writer->number("run"));
   SOMFS_TRY_ASSIGN(std::uint64_t flag, writer->number("pending"));
   pending = flag != 0;
@@ -205,6 +207,7 @@ Status Mirror::Impl::recover() {
     SOMFS_TRY(empty_stage());
     SOMFS_TRY(adopt());
     for (const char* key : {"committed", "applied", "pending", "held", "rescan"}) SOMFS_TRY(writer->set_number(key, 0));
+    SOMFS_TRY(writer->set_meta("root", ""));
     SOMFS_TRY(writer->commit());
     SOMFS_TRY(load_meta());
   }
@@ -284,6 +287,7 @@ Welcome Mirror::welcome() const {
   w.files = impl_->reader->objects().value_or(1) - 1;
   w.held = impl_->held != 0;
   w.user = ::geteuid();
+  w.root = impl_->history_root;
   return w;
 }
 
@@ -338,13 +342,15 @@ Status Mirror::begin(const Begin& begin) {
   if (begin.strategy == "differential" && begin.base_epoch != m.committed)
     return fail(Exit::temporary, "the mirror holds another epoch than the one this difference starts from",
                 std::to_string(m.committed), "the difference starts from " + std::to_string(begin.base_epoch), "compare with the catalog");
+  if (!begin.previous.empty() && begin.previous != m.history_root)
+    return fail(Exit::temporary, "the mirror has another history than the one this epoch continues", std::to_string(m.committed), {}, "compare with the catalog");
   RedoHead head{begin.epoch, m.hello.volume, begin.generation, raw_ancestors(m.hello), m.hello.host, begin.excludes};
   SOMFS_TRY(m.writer->begin());
   auto opened = [&]() -> Status {
     SOMFS_TRY_ASSIGN(Row last, m.writer->last_row());
     SOMFS_TRY_ASSIGN(RedoWriter redo, RedoWriter::create(m.journal.get(), std::to_string(begin.epoch), head));
     m.epoch.reset(new Impl::Epoch{begin, m.run + 1, std::move(redo), TreePaths(m.tree.get(), m.stage.get(), *m.writer),
-                                  TreePaths(m.tree.get(), m.stage.get(), *m.reader), {}, {}});
+                                  TreePaths(m.tree.get(), m.stage.get(), *m.reader), {}, {}, EpochRoot(m.hello.volume, begin)});
     Impl::Epoch& e = *m.epoch;
     e.play.emplace(*m.writer, e.run, last + 1);
     e.receiver.emplace(Receiver::Parts{m.writer.get(), m.reader.get(), &e.paths, &e.committed, &e.redo, &*e.play,
@@ -358,14 +364,19 @@ Status Mirror::begin(const Begin& begin) {
 Status Mirror::receive(std::string_view records) {
   SOMFS_TRY(impl_->usable());
   if (!impl_->epoch) return fail(Exit::temporary, "records came before an epoch was begun");
+  impl_->epoch->history.add(records);
   Status s = impl_->epoch->receiver->take(records);
   if (!s) impl_->abort(s.error().exit != Exit::no_space);
   return s;
 }
 
-Result<Committed> Mirror::commit(const std::function<void(const Committed&)>& acknowledge) {
+Result<Committed> Mirror::commit(std::string_view root, const std::function<void(const Committed&)>& acknowledge) {
   SOMFS_TRY(impl_->usable());
   if (!impl_->epoch) return fail(Exit::temporary, "a commit came before an epoch was begun");
+  if (!root.empty() && root != impl_->epoch->history.root()) {
+    impl_->abort();
+    return fail(Exit::temporary, "refusing an epoch that did not come as it was sent", {}, "its root is another one than the source's", "send it again");
+  }
   const std::int64_t start = SystemClock().mono_ns();
   auto result = impl_->commit([&](Committed& c) {
     c.times[static_cast<std::size_t>(Stage::acknowledge)] = static_cast<double>(SystemClock().mono_ns() - start) / 1e9;
@@ -431,11 +442,12 @@ Result<Committed> Mirror::Impl::commit(const Acknowledge& acknowledge) {
     if (::fsync(journal.get()) != 0) return fail_errno("cannot sync the mirror's redo list");
     SOMFS_TRY_ASSIGN(const std::string why, brake(e.begin, *e.play));
     if (!why.empty()) {
-      Committed c{e.begin.epoch, true, why, e.play->removed, e.play->created, e.play->changed};
+      Committed c{e.begin.epoch, true, why, e.play->removed, e.play->created, e.play->changed, {}, e.history.root()};
       writer->rollback();
       SOMFS_TRY(writer->begin());
       SOMFS_TRY(writer->set_number("held", e.begin.epoch));
       SOMFS_TRY(writer->set_meta("held_reason", why));
+      SOMFS_TRY(writer->set_meta("held_root", c.root));
       if (Status s = writer->commit(); !s) {
         dead = s.error();
         return pass_on(*dead);
@@ -447,15 +459,16 @@ Result<Committed> Mirror::Impl::commit(const Acknowledge& acknowledge) {
       return c;
     }
   }
-  return land(head, something, *e.play, acknowledge);
+  return land(head, something, *e.play, e.history.root(), acknowledge);
 }
 
-Status Mirror::Impl::write_meta(const RedoHead& head, bool something) {
+Status Mirror::Impl::write_meta(const RedoHead& head, bool something, const std::string& root_of_it) {
   if (head.volume) SOMFS_TRY(writer->set_meta("volume", head.volume.raw()));
   SOMFS_TRY(writer->set_meta("generation", head.generation.raw()));
   SOMFS_TRY(writer->set_meta("ancestors", head.ancestors));
   SOMFS_TRY(writer->set_meta("host", head.host));
   SOMFS_TRY(writer->set_meta("excludes", head.excludes));
+  SOMFS_TRY(writer->set_meta("root", root_of_it));
   SOMFS_TRY(writer->set_number("committed", head.epoch));
   SOMFS_TRY(writer->set_number("pending", something ? 1 : 0));
   if (!something) SOMFS_TRY(writer->set_number("applied", head.epoch));
@@ -465,9 +478,9 @@ Status Mirror::Impl::write_meta(const RedoHead& head, bool something) {
 }
 
 // The commit point, then the acknowledgement, then the tree.
-Result<Committed> Mirror::Impl::land(const RedoHead& head, bool something, const CatalogPlay& play, const Acknowledge& acknowledge) {
-  Committed c{head.epoch, false, {}, play.removed, play.created, play.changed};
-  SOMFS_TRY(write_meta(head, something));
+Result<Committed> Mirror::Impl::land(const RedoHead& head, bool something, const CatalogPlay& play, const std::string& root_of_it, const Acknowledge& acknowledge) {
+  Committed c{head.epoch, false, {}, play.removed, play.created, play.changed, {}, root_of_it};
+  SOMFS_TRY(write_meta(head, something, root_of_it));
   auto landed = [&]() -> Status {
     SOMFS_TRY(writer->commit());
     SOMFS_TRY(load_meta());
@@ -562,7 +575,9 @@ Status Mirror::Impl::decide_held(bool accept) {
     SOMFS_TRY(play.settle());
     SOMFS_TRY(writer->set_meta("peaks", ""));
     SOMFS_TRY(writer->set_number("accepted", static_cast<std::uint64_t>(::time(nullptr))));
-    auto done = land(head, true, play, [](Committed&) {});
+    SOMFS_TRY_ASSIGN(std::string of_it, writer->meta("held_root"));
+    if (of_it.size() != kHash) of_it.clear();
+    auto done = land(head, true, play, of_it, [](Committed&) {});
     return done ? Status() : Status(pass_on(done.error()));
   }();
   if (!landed) writer->rollback();

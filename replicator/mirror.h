@@ -60,8 +60,10 @@ class Mirror {
 
   Status begin(const Begin& begin);
   Status receive(std::string_view records);            // a batch of group records
-  // Durable when it returns, and applied (unless held). `acknowledge` is called in between: when it is durable (or held), before it is applied.
-  Result<Committed> commit(const std::function<void(const Committed&)>& acknowledge = {});
+  // Durable when it returns, and applied (unless held). `root`: the source's, of what it sent (replicator/history.h); another one than that of
+  // what came: Exit::temporary, and nothing is committed. Empty: whoever calls vouches for what it handed over.
+  // `acknowledge` is called in between: when it is durable (or held), before it is applied.
+  Result<Committed> commit(std::string_view root = {}, const std::function<void(const Committed&)>& acknowledge = {});
   void abort() noexcept;
 
   // `perhaps`: of a directory it does not know it has no rows; else that is an error, for the source took it for known.

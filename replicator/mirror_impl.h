@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 
+#include "replicator/history.h"
 #include "replicator/mirror.h"
 #include "replicator/mirror_apply.h"
 #include "replicator/mirror_catalog.h"
@@ -56,6 +57,7 @@ struct Mirror::Impl {
     TreePaths paths, committed;
     std::optional<CatalogPlay> play;
     std::optional<Receiver> receiver;
+    EpochRoot history;
   };
 
   Fd directory, lock, state, tree, stage, journal;
@@ -67,6 +69,7 @@ struct Mirror::Impl {
   std::uint64_t committed = 0, applied = 0, held = 0, run = 0;
   bool pending = false, foreign = false;
   std::string held_reason;
+  std::string history_root;              // of the history up to `committed`; empty: not known
   Hello hello;
   std::unique_ptr<Epoch> epoch;
   std::optional<Error> dead;             // after a failed commit or apply: reopen
@@ -84,12 +87,12 @@ struct Mirror::Impl {
   Status give_up(const std::string& redo, bool keep);
   Status usable() const;
   bool follows(const Hello& source) const;
-  Status write_meta(const RedoHead& head, bool something);
+  Status write_meta(const RedoHead& head, bool something, const std::string& root_of_it);
   Result<std::string> brake(const Begin& begin, const CatalogPlay& play);
   Status check_space(std::uint64_t in_place);
   using Acknowledge = std::function<void(Committed&)>;
   Result<Committed> commit(const Acknowledge& acknowledge);
-  Result<Committed> land(const RedoHead& head, bool something, const CatalogPlay& play, const Acknowledge& acknowledge);
+  Result<Committed> land(const RedoHead& head, bool something, const CatalogPlay& play, const std::string& root_of_it, const Acknowledge& acknowledge);
   Status decide_held(bool accept);
   void abort(bool keep = true) noexcept;
 };

@@ -459,7 +459,8 @@ Status Relation::Impl::take_verdict(Session& session) {
 Status Relation::Impl::committed(Sent& group) {
   const std::int64_t answered_at = clock.mono_ns();
   const MigrateReport& report = group.report;
-  SOMFS_TRY(group.instant->acknowledge(report.mirror, report.epoch));
+  SOMFS_TRY(group.instant->acknowledge(report.mirror, report.epoch, report.root));
+  if (report.history_differs) log::warning("replication to {}: {}", printable(settings.target), report.notes.front());
   distrust = Distrust::nothing;
   retry_s = settings.first_retry_s;
   const std::int64_t now = clock.mono_ns();

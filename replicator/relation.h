@@ -35,7 +35,8 @@ class Instant {
   virtual std::uint64_t epoch() const = 0;
   // It was read: what made it readable goes. What is left can be acknowledged, and others may cut for the same target.
   virtual void release() = 0;
-  virtual Status acknowledge(const Uuid& mirror, std::uint64_t epoch) = 0;
+  // With the root of the mirror's history up to there, to be kept; empty: not known.
+  virtual Status acknowledge(const Uuid& mirror, std::uint64_t epoch, const std::string& root) = 0;
 };
 
 // The volume as its relations see it. Thread-safe.

@@ -5,11 +5,14 @@
 #include <chrono>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "common/bytes.h"
 #include "common/printable.h"
 #include "replicator/mirror.h"
 #include "replicator/migration.h"
 #include "replicator/plan.h"
+#include "replicator/text_codes.h"
 
 namespace somfs::replicator {
 namespace {
@@ -47,8 +50,14 @@ Result<std::unordered_map<ObjectId, StagedFile>> ask_staged(Link& link) {
   return out;
 }
 
+// For a person: enough of a root to tell it from another.
+std::string history_text(std::uint64_t epoch, const std::string& root) {
+  constexpr std::size_t kShort = 8;
+  return "epoch " + std::to_string(epoch) + (root.empty() ? std::string() : ", root " + hex(std::string_view(root).substr(0, kShort)));
+}
+
 // One group. False: it was given up because an object broke off in the middle; its id is in run.skip, and the group can be begun again.
-Result<bool> attempt(Run& run, const Choice& choice, bool by_path, MigrateReport* report) {
+Result<bool> attempt(Run& run, const Choice& choice, bool by_path, const std::string& previous, MigrateReport* report) {
   for (auto* count : {&run.progress.files, &run.progress.bytes, &run.progress.files_total, &run.progress.bytes_total}) *count = 0;
   auto migration = make(run, choice, by_path);
   run.progress.phase = "comparing";
@@ -64,6 +73,8 @@ Result<bool> attempt(Run& run, const Choice& choice, bool by_path, MigrateReport
     begin.confirmed = run.options.confirmed;
     begin.brake_share = run.options.brake_share;
     begin.excludes = run.excludes.joined();
+    begin.previous = previous;
+    run.history.emplace(run.source.volume, begin);
     SOMFS_TRY(run.link.send(MessageType::begin, encode(begin)));
   }
   run.progress.phase = "sending";
@@ -80,7 +91,8 @@ Result<bool> attempt(Run& run, const Choice& choice, bool by_path, MigrateReport
   if (dry) return true;
   if (run.source.incomplete && (!run.skip.empty() || run.any_unreadable())) SOMFS_TRY(run.source.incomplete());
   run.progress.phase = "committing";
-  SOMFS_TRY(run.link.send(MessageType::commit, {}));
+  report->root = run.history->root();
+  SOMFS_TRY(run.link.send(MessageType::commit, report->root));
   return true;
 }
 
@@ -124,18 +136,34 @@ Result<Session::Sent> Session::send(Tree& tree, const Source& asked, const Migra
     report.held_reason = "an earlier epoch waits for a decision";
     return sent;
   }
+  // What this side knows of what the mirror holds, or will before it gets to what follows: as it was sent in this conversation, or as it was kept.
+  const bool here = sent_epoch_ != 0 && sent_epoch_ >= asked.base_epoch;
+  const std::string own = here ? sent_root_ : asked.base_root;
+  const Agreement agreement = compare_history(welcome_, source.generation, here ? sent_epoch_ : asked.base_epoch, own);
   SOMFS_TRY_ASSIGN(TreeFilePtr root, tree.root());
   SOMFS_TRY_ASSIGN(Choice choice, choose(source, welcome_, options, root->ref().id));
   root.reset();
   if ((distrust != Distrust::nothing || !options.repair.empty()) && choice.strategy == Strategy::differential) choice = {Strategy::gap_scan, source.compare_content};
+  if (agreement == Agreement::differs) {
+    const std::string how = fmt::format("it shows {}, kept was {}", history_text(welcome_.epoch, welcome_.root), history_text(asked.base_epoch, asked.base_root));
+    if (options.want == MigrateOptions::Want::differential)
+      return fail(Exit::temporary, "a differential migration is not possible", {}, "the mirror is not what it acknowledged: " + how, "leave --differential out");
+    report.history_differs = true;
+    report.notes.push_back("the mirror is not what it acknowledged (" + how + "): contents are compared");
+    if (choice.strategy != Strategy::full) choice = {Strategy::gap_scan, true};
+  }
   report.strategy = name_of(choice.strategy);
   if (choice.strategy == Strategy::differential && source.dirty->empty()) {
     // The mirror holds this state already, under the epoch it has: nothing is begun, and nothing need be synced.
     report.epoch = welcome_.epoch;
+    if (agreement == Agreement::agrees) report.root = own;
     report.bytes_wire = take_wire_bytes();
     return sent;
   }
   const bool by_path = choice.strategy == Strategy::gap_scan && (welcome_.foreign_tree || distrust == Distrust::ids);
+  // The chain goes on where the mirror's history is known and is built on: not where everything is stated or read anew.
+  const bool builds = choice.strategy == Strategy::differential || (choice.strategy == Strategy::gap_scan && !choice.by_content && !by_path);
+  const std::string previous = builds && agreement == Agreement::agrees ? own : std::string();
   std::unordered_map<ObjectId, StagedFile> staged;
   if (welcome_.staged != 0 && !options.dry_run) {
     SOMFS_TRY_ASSIGN(staged, ask_staged(link_));
@@ -148,7 +176,7 @@ Result<Session::Sent> Session::send(Tree& tree, const Source& asked, const Migra
     run.skip = skip;
     run.mirror_objects = welcome_.files;
     run.mirror_user = welcome_.user;
-    auto done = attempt(run, choice, by_path, &report);
+    auto done = attempt(run, choice, by_path, previous, &report);
     auto named = run.take_unreadable();
     unreadable.insert(unreadable.end(), named.begin(), named.end());
     SOMFS_TRY(done);
@@ -182,7 +210,8 @@ Result<Session::Sent> Session::send(Tree& tree, const Source& asked, const Migra
   uncommitted_.push_back({report, over});
   welcome_.volume = source.volume;
   welcome_.generation = source.generation;
-  welcome_.epoch = report.epoch;
+  welcome_.epoch = sent_epoch_ = report.epoch;
+  welcome_.root = sent_root_ = report.root;
   welcome_.foreign_tree = false;
   welcome_.staged = 0;
   return sent;
@@ -208,6 +237,7 @@ Result<Session::Verdict> Session::verdict() {
     Committed committed;
     if (!decode(m.body, &committed)) return nonsense("its answer to the commit is malformed");
     if (committed.epoch != report.epoch) return nonsense("it says that it committed another epoch than the one it was sent");
+    if (committed.root != report.root) return nonsense("it says that it committed something else than it was sent");
     report.held = welcome_.held = committed.held;
     report.held_reason = printable(committed.reason);
     report.removed = committed.removed;

@@ -29,6 +29,7 @@ struct Source {
   Uuid volume, generation;
   std::vector<Uuid> ancestors;
   std::uint64_t base_epoch = 0;                       // what the target had acknowledged; 0: nothing
+  std::string base_root;                              // of its history up to there, as kept with it (replicator/history.h); empty: it was not kept
   std::uint64_t epoch = 0;                            // the snapshot's
   std::optional<snapshot::DirtySet> dirty;            // what changed since base_epoch; nullopt: unknown, compare with the catalog
   bool gap = false;                                   // `dirty` is not all that changed: compare with the catalog (gap scan)
@@ -56,6 +57,8 @@ struct MigrateReport {
   std::string strategy;                               // "full", "differential", "gap-scan"
   Uuid mirror;
   std::uint64_t epoch = 0;
+  std::string root;                                   // of the history up to `epoch`, on both sides, to be kept with it; empty: this side knows none
+  bool history_differs = false;                       // the mirror was not what it had acknowledged; the first of the notes says how
   std::uint64_t files = 0;                            // objects sent or changed, names changed counted apart
   std::uint64_t names = 0, removed = 0, created = 0;
   std::uint64_t subtrees = 0;                         // a differential: directories compared with all below them, as it was not known what changed there
@@ -67,7 +70,7 @@ struct MigrateReport {
   bool held = false;
   std::string held_reason;
   std::vector<std::string> unreadable;                // printable paths with reasons: Exit::partial
-  std::vector<std::string> notes;                     // what the mirror cannot keep of every file, said once
+  std::vector<std::string> notes;                     // what a person should know of this run; what the mirror cannot keep of every file, said once
 };
 
 struct Progress {
@@ -99,6 +102,11 @@ struct VerifyReport {
   std::vector<std::string> excludes;                  // not compared
   std::vector<std::string> notes;                     // what else was not compared, and why
   std::vector<ObjectId> damaged;                      // objects that a repair has to send whole again
+  std::uint64_t mirror_epoch = 0;                     // the mirror's last one
+  std::string mirror_root;                            // of its history, as it says; empty: it knows none
+  std::optional<bool> root_agrees;                    // with what this side kept of the same epoch; nullopt: one of them has nothing to compare
+  // Over everything that was compared, as each side read it (replicator/state_root.h); empty: not everything could be read there.
+  std::string source_tree, mirror_tree;
 };
 struct VerifyOptions {
   std::string volume_name;                            // as in MigrateOptions

@@ -6,6 +6,7 @@
 #include "common/clock.h"
 #include "common/printable.h"
 #include "common/sync.h"
+#include "replicator/merkle.h"
 #include "replicator/mirror.h"
 
 namespace somfs::replicator {
@@ -35,7 +36,7 @@ class Conversation {
   Status hello(const std::string& body);
   Status begin(const std::string& body);
   Status records(const std::string& body);
-  Status commit();
+  Status commit(const std::string& body);
   Status list(const std::string& body);
   Status signature(const std::string& body);
   Status staged();
@@ -95,12 +96,12 @@ Status Conversation::records(const std::string& body) {
   return send(MessageType::progress, std::move(bytes));
 }
 
-Status Conversation::commit() {
-  if (!begun_) return out_of_order("commit comes after begin");
+Status Conversation::commit(const std::string& body) {
+  if (!begun_ || body.size() != kHash) return out_of_order("its commit is malformed or not due");
   begun_ = false;
   Status answered;
   // What the source sends next may come while this epoch is applied; it is looked at afterwards.
-  SOMFS_TRY_ASSIGN(const Committed done, mirror_->commit([&](Committed c) {
+  SOMFS_TRY_ASSIGN(const Committed done, mirror_->commit(body, [&](Committed c) {
     const StageSums sums = transport_.stages() - before_;
     for (Stage stage : {Stage::transfer, Stage::decrypt, Stage::decompress}) c.times[static_cast<std::size_t>(stage)] = sums.wall[static_cast<std::size_t>(stage)];
     c.times[static_cast<std::size_t>(Stage::write)] = written_s_;
@@ -165,7 +166,7 @@ Result<bool> Conversation::one(Message m) {
     case MessageType::hello: s = hello(m.body); break;
     case MessageType::begin: s = begin(m.body); break;
     case MessageType::records: s = records(m.body); break;
-    case MessageType::commit: s = commit(); break;
+    case MessageType::commit: s = commit(m.body); break;
     case MessageType::list: s = list(m.body); break;
     case MessageType::signature: s = signature(m.body); break;
     case MessageType::staged: s = staged(); break;

@@ -4,7 +4,9 @@
 #include <algorithm>
 
 #include "common/printable.h"
+#include "replicator/history.h"
 #include "replicator/migration.h"
+#include "replicator/state_root.h"
 
 namespace somfs::replicator {
 namespace {
@@ -14,14 +16,6 @@ constexpr std::size_t kRepaired = 1u << 20;   // beyond that everything is sent 
 constexpr std::size_t kOpenDirs = 64;     // deeper ones are opened again when their turn comes back
 
 using Path = std::vector<std::string>;
-
-struct Seen {                             // an object of the view as it was read
-  ObjectId id;
-  Attr attr;
-  std::string content;
-  std::uint64_t xattr_hash = 0;
-  std::string trouble;
-};
 
 std::string joined(const Path& path) {
   if (path.empty()) return ".";
@@ -87,6 +81,8 @@ class Verify {
     }
     SOMFS_TRY(only_mirror_until(nullptr));
     report_.equal = report_.differences.empty() && !report_.truncated;
+    report_.source_tree = ours_.root();
+    report_.mirror_tree = theirs_.root();
     std::sort(report_.damaged.begin(), report_.damaged.end());
     report_.damaged.erase(std::unique(report_.damaged.begin(), report_.damaged.end()), report_.damaged.end());
     return std::move(report_);
@@ -120,10 +116,10 @@ class Verify {
     auto file = run_.tree.open_in(*f.dir, entry);
     if (!file) {
       if (!spares_the_rest(file.error())) return pass_on(file.error());
-      Seen seen;
-      seen.id = entry.ref.id;
+      InspectRow seen;
+      seen.object = entry.ref.id;
       seen.trouble = file.error().line();
-      SOMFS_TRY(match(seen));
+      SOMFS_TRY(match(std::move(seen)));
       path_.pop_back();
       return {};
     }
@@ -141,6 +137,7 @@ class Verify {
     if (!entries) {
       if (!spares_the_rest(entries.error())) return pass_on(entries.error());
       differ(path_, "unreadable", dir->ref().id);
+      ours_.unreadable();
       entries = std::vector<ViewEntry>();
     }
     std::sort(entries->begin(), entries->end(), [](const auto& a, const auto& b) { return a.name < b.name; });
@@ -149,8 +146,8 @@ class Verify {
   }
 
   Status visit(TreeFile& file) {
-    Seen seen;
-    seen.id = file.ref().id;
+    InspectRow seen;                       // as the view has it
+    seen.object = file.ref().id;
     seen.attr = file.attr();
     auto read = [&]() -> Status {
       SOMFS_TRY_ASSIGN(Xattrs xattrs, file.xattrs());
@@ -169,17 +166,21 @@ class Verify {
     ++report_.files;
     ++run_.progress.files;
     run_.progress.bytes = report_.bytes;
-    return match(seen);
+    return match(std::move(seen));
   }
 
-  Status match(const Seen& seen) {
+  Status match(InspectRow seen) {
+    seen.path = path_;
+    const bool owned = keeps_owner(mirror_user_, seen.attr.uid);
+    ours_.add(seen, owned);
     SOMFS_TRY(only_mirror_until(&path_));
     SOMFS_TRY_ASSIGN(const InspectRow* row, rows_.peek());
     if (row == nullptr || row->path != path_) {
-      differ(path_, "only in source", seen.id);
+      differ(path_, "only in source", seen.object);
       return {};
     }
-    compare(seen, *row);
+    theirs_.add(*row, owned);
+    compare(seen, *row, owned);
     rows_.next();
     return {};
   }
@@ -189,27 +190,28 @@ class Verify {
     while (true) {
       SOMFS_TRY_ASSIGN(const InspectRow* row, rows_.peek());
       if (row == nullptr || (path != nullptr && !(row->path < *path))) return {};
-      if (run_.excludes.empty() || !run_.excludes.covers(joined(row->path))) differ(row->path, "only in mirror", row->object);
+      if (run_.excludes.empty() || !run_.excludes.covers(joined(row->path))) {
+        theirs_.add(*row, keeps_owner(mirror_user_, row->attr.uid));
+        differ(row->path, "only in mirror", row->object);
+      }
       rows_.next();
     }
   }
 
-  void compare(const Seen& s, const InspectRow& r) {
+  void compare(const InspectRow& s, const InspectRow& r, bool owned) {
     const Attr &a = s.attr, &b = r.attr;
-    if (!s.trouble.empty() || !r.trouble.empty()) return differ(path_, "unreadable", s.id);
-    if (a.kind != b.kind) return differ(path_, "kind", s.id);
-    if (a.size != b.size || s.content != r.content) differ(path_, "content", s.id);
-    const bool owned = keeps_owner(mirror_user_, a.uid);
+    if (!s.trouble.empty() || !r.trouble.empty()) return differ(path_, "unreadable", s.object);
+    if (a.kind != b.kind) return differ(path_, "kind", s.object);
+    if (a.size != b.size || s.content != r.content) differ(path_, "content", s.object);
     if (!owned && report_.notes.empty()) report_.notes.push_back(kNoOwners);
-    const std::uint32_t bits = owned ? 07777 : 01777;
-    if ((a.mode & bits) != (b.mode & bits)) differ(path_, "mode", s.id);
-    if (owned && (a.uid != b.uid || a.gid != b.gid)) differ(path_, "owner", s.id);
-    if (a.mtime != b.mtime) differ(path_, "mtime", s.id);
-    if (a.rdev != b.rdev) differ(path_, "device", s.id);
-    if (s.xattr_hash != r.xattr_hash) differ(path_, "xattrs", s.id);
-    if (a.kind != Kind::dir && a.nlink != b.nlink) differ(path_, "links", s.id);
+    if (compared_mode(a.mode, owned) != compared_mode(b.mode, owned)) differ(path_, "mode", s.object);
+    if (owned && (a.uid != b.uid || a.gid != b.gid)) differ(path_, "owner", s.object);
+    if (a.mtime != b.mtime) differ(path_, "mtime", s.object);
+    if (a.rdev != b.rdev) differ(path_, "device", s.object);
+    if (s.xattr_hash != r.xattr_hash) differ(path_, "xattrs", s.object);
+    if (a.kind != Kind::dir && a.nlink != b.nlink) differ(path_, "links", s.object);
     // The same names for the same object on both sides; the root is what it is.
-    if (!path_.empty() && r.object != s.id) differ(path_, "object", s.id);
+    if (!path_.empty() && r.object != s.object) differ(path_, "object", s.object);
   }
 
   void differ(const Path& path, const char* what, const ObjectId& id) {
@@ -222,6 +224,7 @@ class Verify {
   Rows& rows_;
   const std::uint32_t mirror_user_;
   VerifyReport report_;
+  StateRoot ours_, theirs_;
   std::vector<Frame> stack_;
   Path path_;
 };
@@ -245,6 +248,10 @@ Result<VerifyReport> verify_tree(Tree& tree, const Source& source, Transport& tr
   SOMFS_TRY_ASSIGN(VerifyReport report, Verify(run, rows, welcome.user).run());
   (void)link.send(MessageType::bye, {});   // nothing depends on it
   report.excludes = source.excludes;
+  report.mirror_epoch = welcome.epoch;
+  report.mirror_root = welcome.root;
+  if (const Agreement a = compare_history(welcome, source.generation, source.base_epoch, source.base_root); a != Agreement::unknown)
+    report.root_agrees = a == Agreement::agrees;
   return report;
 }
 

@@ -24,7 +24,7 @@ enum class MessageType : std::uint8_t {
   welcome = 2,    // mirror → source: who it is and what it holds
   begin = 3,      // source → mirror: an epoch's group starts
   records = 4,    // source → mirror: a batch of group records
-  commit = 5,     // source → mirror: that was all; make it durable
+  commit = 5,     // source → mirror: that was all, with the root of it; make it durable
   committed = 6,  // mirror → source: it is (or it is held, with the reason)
   list = 7,       // source → mirror: which names does this directory hold in your catalog? (many may be under way) Or: if you know it
   listing = 8,    // mirror → source: its rows, kListRows at a time; the last piece has fewer (none, if need be)
@@ -42,7 +42,7 @@ enum class MessageType : std::uint8_t {
   applied = 20,   // mirror → source: the tree shows the epoch that was committed last
 };
 
-inline constexpr std::uint32_t kProtocol = 3;
+inline constexpr std::uint32_t kProtocol = 4;
 inline constexpr std::size_t kIdBytes = 16;
 inline constexpr std::string_view kPerhaps = "?";      // after the id in a `list`: a directory that is not known has no rows
 inline constexpr std::size_t kMaxBody = 4u << 20;      // of any message, before compression; checked before allocation
@@ -115,6 +115,7 @@ struct Welcome {
   std::uint64_t files = 0;         // objects in the catalog: for the brake and for plans
   bool held = false;               // an epoch waits for a person's decision
   std::uint32_t user = 0;          // whom it runs as: anybody but root cannot give files away
+  std::string root{};              // of its history up to `epoch` (replicator/history.h): 32 bytes, or empty: it knows none
 };
 struct Begin {
   std::uint64_t base_epoch = 0;    // differential: the mirror's committed epoch must be this; else it refuses (Exit::temporary)
@@ -125,6 +126,7 @@ struct Begin {
   bool confirmed = false;          // the brake on mass change was released by a person
   double brake_share = 0.5;        // share of the files whose removal is held until confirmed; 1: never
   std::string excludes;            // newline-separated, part of the lineage
+  std::string previous{};          // the root this epoch's builds on: 32 bytes, the mirror's own; empty: the chain begins anew
 };
 struct Committed {
   std::uint64_t epoch = 0;
@@ -132,6 +134,7 @@ struct Committed {
   std::string reason;              // held: why
   std::uint64_t removed = 0, created = 0, changed = 0;
   StageTimes times{};              // of the mirror's stages, for this epoch; to the nanosecond
+  std::string root{};              // as the mirror computed it
 };
 struct Applied {
   std::uint64_t epoch = 0;

@@ -7,6 +7,7 @@
 
 #include "common/bytes.h"
 #include "replicator/group.h"
+#include "replicator/merkle.h"
 #include "replicator/mirror.h"
 #include "replicator/wire.h"
 
@@ -54,6 +55,13 @@ double get_seconds(ByteReader& r) {
 }
 
 std::string get_text(ByteReader& r, std::size_t most) { return std::string(r.text(most)); }
+
+// 32 bytes or none.
+std::string get_root(ByteReader& r) {
+  std::string root = get_text(r, kHash);
+  if (!root.empty() && root.size() != kHash) r.poison();
+  return root;
+}
 
 // Shares travel in millionths.
 constexpr double kMillion = 1e6;
@@ -103,6 +111,7 @@ std::string encode(const Welcome& m) {
   w.varint(m.files);
   put_bool(w, m.held);
   w.u32(m.user);
+  w.text(m.root);
   return s;
 }
 
@@ -120,6 +129,7 @@ bool decode(std::string_view bytes, Welcome* m) {
   m->files = r.varint();
   m->held = get_bool(r);
   m->user = r.u32();
+  m->root = get_root(r);
   return r.at_end();
 }
 
@@ -134,6 +144,7 @@ std::string encode(const Begin& b) {
   put_bool(w, b.confirmed);
   w.varint(static_cast<std::uint64_t>(b.brake_share * kMillion + 0.5));
   w.text(b.excludes);
+  w.text(b.previous);
   return s;
 }
 
@@ -148,6 +159,7 @@ bool decode(std::string_view bytes, Begin* b) {
   b->confirmed = get_bool(r);
   b->brake_share = static_cast<double>(r.bounded(1000000)) / kMillion;
   b->excludes = get_text(r, kMaxExcludes);
+  b->previous = get_root(r);
   return r.at_end();
 }
 
@@ -161,6 +173,7 @@ std::string encode(const Committed& c) {
   w.varint(c.created);
   w.varint(c.changed);
   for (std::size_t i = kFirstOfBackup; i < kStages; ++i) put_seconds(w, c.times[i]);
+  w.text(c.root);
   return s;
 }
 
@@ -174,6 +187,7 @@ bool decode(std::string_view bytes, Committed* c) {
   c->created = r.varint();
   c->changed = r.varint();
   for (std::size_t i = kFirstOfBackup; i < kStages; ++i) c->times[i] = get_seconds(r);
+  c->root = get_root(r);
   return r.at_end();
 }
 

@@ -461,7 +461,7 @@ DirtySet Journal::known_since(std::uint64_t acked_epoch, std::uint64_t up_to) co
   return everything;
 }
 
-Status Journal::acknowledge(const std::string& target, const Uuid& mirror, std::uint64_t epoch, std::int64_t cut_ns) {
+Status Journal::acknowledge(const std::string& target, const Uuid& mirror, std::uint64_t epoch, std::int64_t cut_ns, const std::string& root) {
   Lock l(impl_->keep_mu_);
   if (impl_->closed_) return ended();
   if (target.empty() || target.size() > JournalState::kMostName)
@@ -474,6 +474,7 @@ Status Journal::acknowledge(const std::string& target, const Uuid& mirror, std::
   t.state.target = target;
   t.state.mirror = mirror;
   if (epoch > t.state.acked_epoch || (epoch == t.state.acked_epoch && cut_ns != 0)) t.state.acked_cut_ns = cut_ns;
+  if (epoch > t.state.acked_epoch || (epoch == t.state.acked_epoch && !root.empty())) t.state.root = root.size() == JournalState::kRoot ? root : std::string();
   t.state.acked_epoch = std::max(t.state.acked_epoch, epoch);
   if (epoch >= t.gap_epoch) t.state.gap = t.state.content = false;
   impl_->drop_acknowledged();

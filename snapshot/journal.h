@@ -45,6 +45,7 @@ struct TargetState {
   std::int64_t acked_cut_ns = 0; // wall clock of that cut, for the lag; 0: unknown
   bool gap = false;              // the next migration has to compare with the mirror's catalog
   bool content = false;          // ... and contents with hashes, not only ids, sizes and times
+  std::string root{};            // of the mirror's history up to acked_epoch: 32 bytes that the sender made, or empty: not known
 };
 
 class Journal final : public ChangeSink {
@@ -90,9 +91,9 @@ class Journal final : public ChangeSink {
   std::optional<DirtySet> dirty_since(std::uint64_t acked_epoch, std::uint64_t up_to) const;
   // The same, complete or not: what a migration after a gap sends whatever the mirror's catalog says.
   DirtySet known_since(std::uint64_t acked_epoch, std::uint64_t up_to) const;
-  // The target durably holds the cut that ended `epoch`, made at `cut_ns` by the wall clock. Epochs every target has are dropped.
-  // Durable on return.
-  Status acknowledge(const std::string& target, const Uuid& mirror, std::uint64_t epoch, std::int64_t cut_ns = 0);
+  // The target durably holds the cut that ended `epoch`, made at `cut_ns` by the wall clock; `root` is kept with it. Epochs every target has
+  // are dropped. Durable on return.
+  Status acknowledge(const std::string& target, const Uuid& mirror, std::uint64_t epoch, std::int64_t cut_ns = 0, const std::string& root = {});
   Status forget(const std::string& target);
 
   // The gap scan's findings enter as marks; finish_gap_scan() says the scan is complete.

@@ -37,8 +37,10 @@ std::string JournalState::encode() const {
     w.raw(t.state.mirror.raw());
     w.u64(t.state.acked_epoch);
     w.i64(t.state.acked_cut_ns);
-    w.u8(static_cast<std::uint8_t>(t.state.gap | t.state.content << 1));
+    const bool has_root = t.state.root.size() == kRoot;
+    w.u8(static_cast<std::uint8_t>(t.state.gap | t.state.content << 1 | has_root << 2));
     w.u64(t.gap_epoch);
+    if (has_root) w.raw(t.state.root);
   }
   w.u32(crc32c(out));
   return out;
@@ -73,10 +75,11 @@ bool JournalState::decode(std::string_view bytes, JournalState* out) {
     t.state.mirror = Uuid::from_raw(r.raw(16));
     t.state.acked_epoch = r.u64();
     t.state.acked_cut_ns = r.i64();
-    const std::uint8_t gap = r.u8();
-    t.state.gap = (gap & 1) != 0;
-    t.state.content = (gap & 2) != 0;
+    const std::uint8_t of_target = r.u8();
+    t.state.gap = (of_target & 1) != 0;
+    t.state.content = (of_target & 2) != 0;
     t.gap_epoch = r.u64();
+    if ((of_target & 4) != 0) t.state.root = std::string(r.raw(kRoot));
     s.targets[t.state.target] = t;
   }
   if (!r.at_end() || !s.volume || !s.generation || s.epoch == 0) return false;

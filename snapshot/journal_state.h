@@ -35,7 +35,7 @@ struct JournalState {
   std::map<std::string, KnownTarget> targets;
 
   static constexpr std::size_t kMostAncestors = 64, kMostTargets = 1024, kMostName = 4096;
-  static constexpr std::size_t kMostBytes = 8u << 20;
+  static constexpr std::size_t kMostBytes = 8u << 20, kRoot = 32;
 
   std::string encode() const;
   static bool decode(std::string_view bytes, JournalState* out);  // false: corrupt

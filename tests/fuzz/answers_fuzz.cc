@@ -42,6 +42,11 @@ class Liar final : public Transport {
     for (bool more = true; more && !answers_.empty();) {
       Answer a = std::move(answers_.front());
       answers_.pop_front();
+      // The root is the source's own: what follows an honest one is reached. With 32 as the part has it.
+      if (Committed c; reply == MessageType::committed && (a.which & 32) == 0 && decode(a.body, &c)) {
+        c.root = m.body;
+        a.body = encode(c);
+      }
       more = (a.which & 64) != 0;
       // A listing says of which directory it is; anything else is refused at once.
       if (reply == MessageType::listing && a.body.size() >= 16) a.body.replace(0, 16, m.body);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A whole conversation with the mirror's side. Parts of the input are messages, of the type the part says (128: as the body came; else
-// a begin is made to fit the mirror). Whatever was said, the mirror is sound afterwards.
+// a begin is made to fit the mirror, and a commit names the root of what came). Whatever was said, the mirror is sound afterwards.
 #include <deque>
 
 #include "replicator/mirror.h"
@@ -52,10 +52,14 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   static unsigned runs = 0;
   if (runs++ % runs_per_mirror == 0) (void)mirror.anew();
   std::deque<Message> in;
+  std::optional<EpochRoot> history;   // an honest commit names it
   fuzz::each_part(fuzz::view(data, size), [&](std::uint8_t which, std::string body) {
     const auto type = static_cast<MessageType>((which & 127) % 20);
     if (in.empty() && type != MessageType::hello) in.push_back({MessageType::hello, encode(model::hello())});
     if (type == MessageType::begin && (which & 128) == 0) fit(&body);
+    if (Begin b; type == MessageType::begin && decode(body, &b)) history.emplace(model::hello().volume, b);
+    if (type == MessageType::records && history) history->add(body);
+    if (type == MessageType::commit && (which & 128) == 0 && history) body = history->root();
     in.push_back({type, std::move(body)});
   });
   Script talk(std::move(in));

@@ -59,9 +59,10 @@ Answers after_hello(std::uint64_t epoch, std::uint64_t files, Answers rest) {
   };
 }
 
-std::vector<Message> taken(std::uint64_t epoch) {
+std::vector<Message> taken(std::uint64_t epoch, const std::string& root) {
   Committed c;
   c.epoch = epoch;
+  c.root = root;
   return {{MessageType::committed, encode(c)}, {MessageType::applied, encode(Applied{epoch, 0.001})}};
 }
 
@@ -103,6 +104,7 @@ TEST(HostileMirror, AReasonForHoldingIsPrintable) {
   auto report = w.attempt(World::Knows::nothing, {}, lying(&servers, after_hello(0, 0, [&](const Message& m) {
     if (m.type != MessageType::commit) return std::vector<Message>{};
     Committed c;
+    c.root = m.body;
     c.epoch = w.epoch();
     c.held = true;
     c.reason = "\x1b[2J";
@@ -114,12 +116,29 @@ TEST(HostileMirror, AReasonForHoldingIsPrintable) {
   EXPECT_EQ(w.acknowledged(), 0u);
 }
 
+TEST(HostileMirror, ACommitOfSomethingElseIsNoAcknowledgement) {
+  World w;
+  w.write("f", "x");
+  for (const std::string& root : {std::string(), std::string(32, 'x')}) {
+    Error e = error_of(w, after_hello(0, 0, [&](const Message& m) {
+      if (m.type != MessageType::commit) return std::vector<Message>{};
+      Committed c;
+      c.epoch = w.epoch();
+      c.root = root;
+      return std::vector<Message>{{MessageType::committed, encode(c)}};
+    }));
+    EXPECT_EQ(e.exit, Exit::peer_version);
+    EXPECT_EQ(w.acknowledged(), 0u);
+  }
+}
+
 TEST(HostileMirror, ACommitOfAnotherEpochIsNoAcknowledgement) {
   World w;
   w.write("f", "x");
   Error e = error_of(w, after_hello(0, 0, [&](const Message& m) {
     if (m.type != MessageType::commit) return std::vector<Message>{};
     Committed c;
+    c.root = m.body;
     c.epoch = w.epoch() + 7;
     return std::vector<Message>{{MessageType::committed, encode(c)}};
   }));
@@ -192,7 +211,7 @@ TEST(HostileMirror, ACircleOfDirectoriesEnds) {
       return std::vector<Message>{listing_of(m, {row("again", root, Kind::dir), row("twice", {77, 1}, Kind::dir), row("twice", {77, 1}, Kind::dir)})};
     }
     if (m.type != MessageType::commit) return std::vector<Message>{};
-    return taken(w.epoch());
+    return taken(w.epoch(), m.body);
   })));
   EXPECT_LT(lists, 20);
   EXPECT_TRUE(report || report.error().exit != Exit::done);
@@ -223,7 +242,7 @@ TEST(HostileMirror, ClaimedObjectsNeverMakeTheSourceReadOutsideItsView) {
     if (m.type == MessageType::list) return std::vector<Message>{listing_of(m, {row("d", secret, Kind::dir), row("empty", secret, Kind::file)})};
     if (m.type == MessageType::signature) return std::vector<Message>{{MessageType::signed_, "rs\x01\x37 nonsense"}, {MessageType::signed_, {}}};
     if (m.type != MessageType::commit) return std::vector<Message>{};
-    return taken(w.epoch());
+    return taken(w.epoch(), m.body);
   }), [&](const Message& m) { sent += m.body; }));
   servers.clear();
   EXPECT_EQ(sent.find("not of this volume"), std::string::npos);

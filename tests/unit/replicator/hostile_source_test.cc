@@ -70,7 +70,7 @@ class HostileSource : public ::testing::Test {
   Status say(std::deque<Message> messages, bool greet = true) {
     if (greet) messages.push_front({MessageType::hello, encode(hello())});
     messages.push_back({MessageType::bye, {}});
-    Script talk(std::move(messages));
+    Script talk(model::rooted(std::move(messages)));
     return serve(talk, [&](const Hello&) { return open(); });
   }
   std::string records(const std::function<void(RecordWriter&)>& fill) const {
@@ -259,7 +259,7 @@ TEST_F(HostileSource, MessagesOutOfOrder) {
            {none}, {end}, {start, start}, {start, end, end}, {start, end, none}, {{MessageType::hello, encode(hello())}},
            {{MessageType::welcome, {}}}, {{MessageType::committed, {}}}, {{MessageType::listing, {}}}, {{MessageType::inspected, {}}},
            {{MessageType::progress, {}}}, {{static_cast<MessageType>(200), {}}}, {{MessageType::list, "short"}}, {{MessageType::signature, {}}},
-           {{MessageType::inspect, "sideways"}}, {{MessageType::begin, "\xff"}}, {start, {MessageType::records, "\xff"}}})
+           {{MessageType::inspect, "sideways"}}, {{MessageType::begin, "\xff"}}, {start, {MessageType::commit, "short"}}, {start, {MessageType::commit, std::string(32, 'x')}}, {start, {MessageType::records, "\xff"}}})
     EXPECT_FALSE(say(talk)) << static_cast<int>(talk.front().type) << " " << talk.size();
   EXPECT_FALSE(say({start}, false));
   EXPECT_FALSE(say({{MessageType::hello, "\x01"}}, false));

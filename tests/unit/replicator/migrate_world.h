@@ -122,6 +122,7 @@ class World {
     auto view = snapshot::View::open(volume_.root.get(), volume_.dir.get(), name).value();
     Source source = source_of(*view);
     source.base_epoch = acked_;
+    source.base_root = kept_root;
     source.epoch = epoch_;
     if (knows == Knows::dirty) source.dirty = dirty;
     MigrateOptions options;
@@ -137,7 +138,9 @@ class World {
       report = migrate_tree(*tree, source, *transport, options, progress, Distrust::nothing);
     }
     if (report && !options.dry_run && !report->held) {
-      acked_ = report->epoch;   // an older one where nothing had changed
+      // An older one where nothing had changed. What is kept is kept as a journal keeps it.
+      if (report->epoch > acked_ || !report->root.empty()) kept_root = report->root;
+      acked_ = report->epoch;
       dirty = DirtySet(bounds);
     }
     return report;
@@ -165,11 +168,17 @@ class World {
     EXPECT_TRUE(report) << report.error().line();
     if (!report) return {};
     EXPECT_TRUE(report->unreadable.empty()) << report->unreadable.front();
+    if (!report->root.empty() && !report->held) {
+      servers.clear();
+      auto m = Mirror::open(mirror(), Mirror::Mode::existing);
+      EXPECT_TRUE(m && (*m)->welcome().root == report->root) << "the two sides have another root each";
+    }
     return *report;
   }
 
   std::uint64_t epoch() const { return epoch_; }
   std::uint64_t acknowledged() const { return acked_; }
+  std::string kept_root;                                              // with what was acknowledged
   Progress progress;
   std::function<std::unique_ptr<Tree>(std::unique_ptr<Tree>)> wrap;   // what is migrated in place of the view
   ChangeSink* sink = nullptr;                                         // sees every change too
@@ -178,6 +187,8 @@ class World {
     auto view = snapshot::View::open(volume_.root.get(), volume_.dir.get(), last_).value();
     Source source = source_of(*view);
     source.excludes = excludes;
+    source.base_epoch = acked_;
+    source.base_root = kept_root;
     auto transport = connect().value();
     return replicator::verify(source, *transport, {}, progress);
   }
@@ -190,6 +201,8 @@ class World {
   void expect_equal(const std::string& when = {}) {
     VerifyReport r = verify();
     EXPECT_TRUE(r.equal) << when;
+    EXPECT_TRUE(!r.source_tree.empty() && r.source_tree == r.mirror_tree) << when << ": the roots of the trees differ";
+    EXPECT_NE(r.root_agrees, std::optional<bool>(false)) << when << ": the roots of the histories differ";
     for (std::size_t i = 0; i < std::min<std::size_t>(r.differences.size(), 10); ++i)
       ADD_FAILURE() << when << ": " << r.differences[i].path << ": " << r.differences[i].what;
   }

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <deque>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -19,6 +20,7 @@
 #include "common/fd.h"
 #include "common/printable.h"
 #include "replicator/group.h"
+#include "replicator/history.h"
 #include "replicator/mirror.h"
 
 namespace somfs::replicator::model {
@@ -329,6 +331,18 @@ inline Begin begin(std::uint64_t base, std::uint64_t epoch) {
   b.replace_all = base == 0;
   b.brake_share = 1;
   return b;
+}
+
+// Commits without a body get the root of what was said before them, as an honest source would have it.
+inline std::deque<Message> rooted(std::deque<Message> talk) {
+  std::optional<EpochRoot> history;
+  for (Message& m : talk) {
+    Begin b;
+    if (m.type == MessageType::begin && decode(m.body, &b)) history.emplace(hello().volume, b);
+    if (m.type == MessageType::records && history) history->add(m.body);
+    if (m.type == MessageType::commit && m.body.empty() && history) m.body = history->root();
+  }
+  return talk;
 }
 
 inline Result<Committed> run(Mirror& m, const Begin& b, const std::string& records) {

@@ -650,6 +650,7 @@ TEST_F(MirrorTest, ServeSpeaksTheProtocol) {
              {MessageType::records, plan(empty(), s)}, {MessageType::commit, {}},
              {MessageType::list, root_id},           {MessageType::inspect, {}},
              {MessageType::staged, {}},              {MessageType::bye, {}}};
+  talk.in = model::rooted(std::move(talk.in));
   ASSERT_TRUE(serve(talk, opener));
   EXPECT_EQ(compare(dir.path, s), "");
   std::vector<MessageType> types;
@@ -695,6 +696,7 @@ TEST_F(MirrorTest, ADirectoryOfManyNamesIsListedInParts) {
   ByteWriter(none).id({});
   talk.in = {{MessageType::hello, encode(hello())}, {MessageType::begin, encode(begin(0, 1))},
              {MessageType::records, plan(empty(), s)}, {MessageType::commit, {}}, {MessageType::list, none}, {MessageType::bye, {}}};
+  talk.in = model::rooted(std::move(talk.in));
   ASSERT_TRUE(serve(talk, [&](const Hello&) { return Mirror::open(dir.path, Mirror::Mode::create); }));
   ASSERT_EQ(talk.out.size(), 5u);
   std::vector<ListRow> rows;

@@ -85,6 +85,10 @@ class Live final : public Replicated {
       s.view = view_.get();
       s.epoch = epoch_;
       s.base_epoch = live_.acked;
+      {
+        Lock l(live_.mutex_);
+        s.base_root = live_.root_;
+      }
       s.dirty_since = [this](std::uint64_t from) -> Result<Changes> {
         Lock l(live_.mutex_);
         Changes c;
@@ -98,7 +102,11 @@ class Live final : public Replicated {
       tree_.reset();
       view_.reset();
     }
-    Status acknowledge(const Uuid&, std::uint64_t epoch) override {
+    Status acknowledge(const Uuid&, std::uint64_t epoch, const std::string& root) override {
+      {
+        Lock l(live_.mutex_);
+        if (epoch > live_.acked || !root.empty()) live_.root_ = root;
+      }
       live_.acked = std::max(live_.acked.load(), epoch);
       return {};
     }
@@ -125,6 +133,7 @@ class Live final : public Replicated {
   std::int64_t since_ GUARDED_BY(mutex_) = 0;
   std::map<std::uint64_t, std::int64_t> first_ GUARDED_BY(mutex_);
   std::map<std::uint64_t, DirtySet> done_ GUARDED_BY(mutex_);
+  std::string root_ GUARDED_BY(mutex_);   // of the mirror's history, as acknowledged
 };
 
 // What the mirror hears of the source's life, and what it is kept from saying.
