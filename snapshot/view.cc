@@ -109,11 +109,16 @@ Result<std::optional<ViewFile>> View::open(const Ref& ref) {
     SOMFS_TRY_ASSIGN(auto file, (opener.*way)(ref));
     // Open by somebody, or held by an older snapshot, but without a name at the cut.
     if (file && file->attr.nlink == 0) return std::optional<ViewFile>();
-    if (file && !file->pre && file->attr.nlink == 1 && file->attr.kind != Kind::dir && impl_->index->own_links(ref.id) > 0) {
-      SOMFS_TRY(impl_->index->sync());
-      file->pre = impl_->index->attr(ref.id);
-      if (!file->pre || file->pre->attr.nlink == 0) return std::optional<ViewFile>();
-      file->attr = file->pre->attr;
+    if (file && !file->pre && file->attr.nlink == 1 && file->attr.kind != Kind::dir) {
+      // All its links, the store's among them, are counted before the store's are. It may have a name beside the store's links: a removal
+      // that failed leaves one behind.
+      SOMFS_TRY_ASSIGN(Inode inode, inode_of(file->fd.get()));
+      if (const std::uint32_t own = impl_->index->own_links(ref.id); own > 0) {
+        SOMFS_TRY(impl_->index->sync());
+        file->pre = impl_->index->attr(ref.id);
+        if (file->pre ? file->pre->attr.nlink == 0 : inode.attr.nlink <= own) return std::optional<ViewFile>();
+        if (file->pre) file->attr = file->pre->attr;
+      }
     }
     if (file) return std::optional<ViewFile>(ViewFile(std::move(file)));
   }

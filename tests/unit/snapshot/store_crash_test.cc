@@ -323,6 +323,29 @@ TEST(Store, OpenByIdKnowsWhatHadAName) {
   EXPECT_FALSE(view->open({gone, gone_handle, Kind::file}).value()) << "only the older snapshot holds it";
 }
 
+TEST(Store, OpenByIdFindsWhatAFailedRemovalLeftItsName) {
+  Volume v;
+  v.open_store();
+  v.create("/f", "content");
+  v.mkdir("/d");
+  const ObjectId file = v.live().at("/f").id;
+  const Handle handle = handle_of(Fd(::openat(v.root.get(), "f", O_PATH)).get());
+  v.snapshot("older");
+  v.rename("/d", "/f");   // kept, as it is about to lose its name; but no directory takes a file's place
+  ASSERT_TRUE(v.live().contains("/f"));
+  ASSERT_EQ(v.store->own_links(file), 1u);
+  v.snapshot("s");
+  auto view = View::open(v.root.get(), v.dir.get(), "s").value();
+  if (!view->has_handles()) GTEST_SKIP() << "no handles here";
+  for (int changed = 0; changed < 2; ++changed) {
+    auto f = view->open({file, handle, Kind::file}).value();
+    ASSERT_TRUE(f) << changed;
+    EXPECT_EQ(f->attr().nlink, 1u);
+    EXPECT_EQ(f->attr().size, 7u);
+    v.write("/f", 7, " more");
+  }
+}
+
 // A cut that did not hold: the snapshot was taken already and has to go again, and its name is free.
 TEST(StoreCancel, RemovesWhatWasTaken) {
   Volume v;
