@@ -110,6 +110,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   source.volume = model::hello().volume;
   source.generation = model::hello().generation;
   source.base_epoch = 1;
+  if ((how & 64) != 0) source.base_root = sha256("root");
   source.epoch = 2;
   snapshot::DirtySet dirty;
   for (const auto& [id, n] : state.nodes) dirty.mark(id, nullptr);

@@ -36,6 +36,7 @@ void messages() {
   auto body = [](char kind, const std::string& name, const std::string& bytes) { seed("bodies", name, std::string(1, kind) + bytes); };
   Welcome w;
   w.volume = model::hello().volume;
+  w.root = sha256("root");
   ListRow row;
   row.name = "name";
   row.object = {5, 6};
@@ -46,7 +47,10 @@ void messages() {
   body(0, "hello", encode(model::hello()));
   body(1, "welcome", encode(w));
   body(2, "begin", encode(model::begin(1, 2)));
-  body(3, "committed", encode(Committed{2, true, "why", 1, 2, 3}));
+  Begin onward = model::begin(1, 2);
+  onward.previous = w.root;
+  body(2, "onward", encode(onward));
+  body(3, "committed", encode(Committed{2, true, "why", 1, 2, 3, {}, w.root}));
   body(9, "applied", encode(Applied{2, 0.004}));
   body(4, "listing", encode(std::vector<ListRow>{row, row}, {2, 1}));
   body(5, "inspected", encode(std::vector<InspectRow>{seen}));
@@ -125,6 +129,11 @@ void answers() {
   for (char how = 0; how < 48; ++how)
     seed("answers", "gap" + std::to_string(how), std::string(1, how) + welcome + listings + signed_ + signed_ + signed_ + committed);
   seed("answers", "differential", std::string(1, '\0') + welcome + signed_ + signed_ + signed_ + committed);
+  for (const char* root : {"root", "other"}) {   // the history that was kept, and another one
+    w.root = sha256(root);
+    for (char how : {64, 64 + 3}) seed("answers", std::string("kept_") + root + std::to_string(how), std::string(1, how) + part(0, encode(w)) + listings + signed_ + signed_ + committed);
+  }
+  w.root.clear();
   w.staged = 1;
   StagedRow left{state.at("a"), 5, state.nodes.at(state.at("a")).attr.mtime, {}, sha256("alpha")};
   const std::string resumed = part(0, encode(w)) + part(0, encode(std::vector<StagedRow>{left}));
@@ -202,7 +211,8 @@ void journal() {
   state.fs_id = "fs";
   state.wall_ns = state.trusted_until_ns = state.log_wall_ns = 1'600'000'000'000'000'000;
   state.epoch = 3;
-  state.targets["/m"] = {{"/m", state.volume, 1, 5, true, false}, 1};
+  state.targets["/m"] = {{"/m", state.volume, 1, 5, true, false, {}}, 1};
+  state.targets["/n"] = {{"/n", state.volume, 1, 5, false, false, sha256("n")}, 0};
   Piece piece;
   piece.number = piece.order = piece.first = piece.last = 1;
   const std::string one = encode_piece(piece, set);

@@ -37,6 +37,7 @@ class World {
   std::string seen(const std::string& name) const { return mirror() + "/tree/" + name; }
   DirtySet::Bounds bounds;
   DirtySet dirty{bounds};
+  bool preserves = false;   // what the operations below overwrite is kept for the snapshots, as the mount does: these may be read while they go on
 
   ObjectId id(const std::string& name) const {
     auto i = inode_at(AT_FDCWD, path(name));
@@ -66,11 +67,18 @@ class World {
     bound(name, id(name), {});
   }
   void mkdir(const std::string& name) {
-    ASSERT_EQ(::mkdir(path(name).c_str(), 0755), 0) << name;
+    if (preserves) volume_.mkdir("/" + name);
+    else ASSERT_EQ(::mkdir(path(name).c_str(), 0755), 0) << name;
     made(name);
   }
   void write(const std::string& name, const std::string& bytes, std::uint64_t off = 0) {
     const bool fresh = !id(name);
+    if (preserves) {
+      if (fresh) volume_.create("/" + name);
+      volume_.write("/" + name, off, bytes);
+      if (fresh) made(name);
+      return note(ChangeKind::write, id(name), {off, bytes.size()});
+    }
     Fd fd(::open(path(name).c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
     ASSERT_TRUE(fd) << name;
     ASSERT_EQ(pwrite_all(fd.get(), bytes, off), 0);
@@ -78,23 +86,28 @@ class World {
     note(ChangeKind::write, id(name), {off, bytes.size()});
   }
   void truncate(const std::string& name, std::uint64_t size) {
-    ASSERT_EQ(::truncate(path(name).c_str(), static_cast<off_t>(size)), 0);
+    if (preserves) volume_.truncate("/" + name, size);
+    else ASSERT_EQ(::truncate(path(name).c_str(), static_cast<off_t>(size)), 0);
     note(ChangeKind::truncate, id(name), {size, 0});
   }
   void rename(const std::string& from, const std::string& to) {
     ObjectId moved = id(from), old = id(to);
-    if (::rename(path(from).c_str(), path(to).c_str()) != 0) return;
+    if (preserves) volume_.rename("/" + from, "/" + to);
+    if (preserves ? id(to) != moved : ::rename(path(from).c_str(), path(to).c_str()) != 0) return;
     if (moved == old) return;
     bound(from, {}, moved);
     bound(to, moved, old);
   }
   void link(const std::string& from, const std::string& to) {
-    if (::link(path(from).c_str(), path(to).c_str()) != 0) return;
+    if (preserves && id(to)) return;
+    if (preserves) volume_.link("/" + from, "/" + to);
+    if (preserves ? !id(to) : ::link(path(from).c_str(), path(to).c_str()) != 0) return;
     bound(to, id(to), {});
   }
   void remove(const std::string& name) {
     ObjectId old = id(name);
-    if (::unlink(path(name).c_str()) != 0 && ::rmdir(path(name).c_str()) != 0) return;
+    if (preserves) volume_.unlink("/" + name, inode_at(AT_FDCWD, path(name))->attr.kind == Kind::dir);
+    if (preserves ? bool(id(name)) : ::unlink(path(name).c_str()) != 0 && ::rmdir(path(name).c_str()) != 0) return;
     bound(name, {}, old);
   }
 

@@ -13,6 +13,7 @@
 
 #include "replicator/mirror.h"
 #include "tests/unit/replicator/mirror_model.h"
+#include "tests/unit/replicator/state_roots.h"
 
 namespace somfs::replicator {
 namespace {
@@ -22,6 +23,7 @@ using model::compare;
 using model::plan;
 using model::Scratch;
 using model::State;
+using test::root_of;
 
 State empty() {
   State s;
@@ -172,6 +174,7 @@ void campaign(const History& history, Harm harm, unsigned stride, bool rewritten
     while (r.next(&one)) has = has || (one.type == RecordType::object && (one.object.flags & kRewritten) != 0);
     if (has || !rewritten) break;
   }
+  const std::string old_root = root_of(old), new_root = root_of(next);
   unsigned olds = 0, news = 0, n = 1;
   for (;; n += stride) {
     Scratch dir("/dev/shm");
@@ -185,6 +188,7 @@ void campaign(const History& history, Harm harm, unsigned stride, bool rewritten
     bool landed = (*m)->committed_epoch() == 2;
     ASSERT_EQ(compare(dir.path, landed ? next : old), "") << history.name << " call " << n << (landed ? " (new)" : " (old)");
     ASSERT_EQ((*m)->applied_epoch(), (*m)->committed_epoch());
+    ASSERT_EQ(root_of(**m), landed ? new_root : old_root) << history.name << " call " << n;
     ++(landed ? news : olds);
     if (landed) continue;
     auto again = model::run(**m, begin(1, 2), records);
@@ -204,6 +208,47 @@ unsigned stride() { return std::getenv("SOMFS_SOAK") != nullptr ? 1 : 5; }
 TEST(MirrorCrash, KilledAtEverySystemCallItIsOldOrNew) {
   if (!can_run()) GTEST_SKIP() << "needs root";
   for (const History& h : histories()) campaign(h, Harm::kill, 1, false);
+}
+
+// Random operations, a cut after each few with the root of its state; the mirror dies before a random system call of many an epoch. Opened
+// alone it is the cut of the epoch it says it holds (SOM-7), with that epoch's history behind it.
+TEST(MirrorCrash, OfARandomHistoryTheMirrorAloneIsTheCutOfItsEpoch) {
+  if (!can_run()) GTEST_SKIP() << "needs root";
+  const unsigned first = std::random_device()(), seeds = stride() == 1 ? 200 : 12;
+  unsigned killed = 0, olds = 0, news = 0;
+  for (unsigned seed = first; seed != first + seeds; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    std::mt19937 random(seed);
+    Scratch dir("/dev/shm");
+    std::vector<State> cuts{start()};
+    std::vector<std::string> roots{root_of(cuts.front())};
+    {
+      auto m = Mirror::open(dir.path, Mirror::Mode::create);
+      ASSERT_TRUE(m && model::run(**m, begin(0, 1), plan(empty(), cuts.front())));
+    }
+    for (int round = 0; round < 8; ++round) {
+      State next = cuts.back();
+      for (unsigned n = random() % 6 + 1; n != 0; --n) model::mutate(next, random);
+      next.sweep();
+      cuts.push_back(next);
+      roots.push_back(root_of(next));
+      const std::uint64_t epoch = cuts.size();
+      const std::string records = plan(cuts[cuts.size() - 2], next, &random);
+      killed += run_harmed(dir.path, records, epoch, 1 + random() % 160, Harm::kill);
+      auto m = Mirror::open(dir.path, Mirror::Mode::existing);
+      ASSERT_TRUE(m) << m.error().line();
+      const std::uint64_t shown = (*m)->committed_epoch();
+      ASSERT_TRUE(shown == epoch || shown + 1 == epoch);
+      ASSERT_EQ(root_of(**m), roots[shown - 1]) << "epoch " << shown << " of " << epoch;
+      ++(shown == epoch ? news : olds);
+      if (shown == epoch) continue;
+      ASSERT_TRUE(model::run(**m, begin(epoch - 1, epoch), records));
+      ASSERT_EQ(root_of(**m), roots.back());
+    }
+  }
+  EXPECT_GT(killed, seeds);
+  EXPECT_GT(olds, seeds / 2);
+  EXPECT_GT(news, seeds / 2);
 }
 
 TEST(MirrorCrash, KilledWhileAFileIsRewritten) {

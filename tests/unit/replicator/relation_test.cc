@@ -10,6 +10,8 @@
 #include "common/sync.h"
 #include "replicator/relation.h"
 #include "tests/unit/replicator/migrate_world.h"
+#include "tests/unit/replicator/random_round.h"
+#include "tests/unit/replicator/state_roots.h"
 
 namespace somfs::replicator::test {
 namespace {
@@ -55,6 +57,7 @@ class Live final : public Replicated {
     Lock l(mutex_);
     if (busy) return fail(Exit::locked, "somebody else cuts");
     const std::uint64_t epoch = world_.cut();
+    if (record) roots_[epoch] = root_of(*tree_of(*world_.view()));
     done_[epoch] = std::exchange(world_.dirty, {});
     if (since_ != 0) first_[epoch] = std::exchange(since_, 0);
     ++cuts;
@@ -73,6 +76,14 @@ class Live final : public Replicated {
   void expect_equal() {
     Lock l(mutex_);
     world_.expect_equal();
+  }
+  std::map<std::uint64_t, std::string> roots() const {      // of the cuts that were recorded
+    Lock l(mutex_);
+    return roots_;
+  }
+  std::string kept() const {                                // of the mirror's history
+    Lock l(mutex_);
+    return root_;
   }
 
   class Cut final : public Instant {
@@ -122,6 +133,7 @@ class Live final : public Replicated {
   std::atomic<int> cuts{0};
   std::atomic<bool> busy{false};
   std::atomic<bool> slow{false};
+  std::atomic<bool> record{false};                            // the root of every cut's state
   Relation* relation = nullptr;
 
   World& still() NO_THREAD_SAFETY_ANALYSIS { return world_; }   // while no relation is there
@@ -133,6 +145,7 @@ class Live final : public Replicated {
   std::int64_t since_ GUARDED_BY(mutex_) = 0;
   std::map<std::uint64_t, std::int64_t> first_ GUARDED_BY(mutex_);
   std::map<std::uint64_t, DirtySet> done_ GUARDED_BY(mutex_);
+  std::map<std::uint64_t, std::string> roots_ GUARDED_BY(mutex_);
   std::string root_ GUARDED_BY(mutex_);   // of the mirror's history, as acknowledged
 };
 
@@ -656,6 +669,52 @@ TEST_F(RelationTest, EveryAnswerGoesOutOnceWhateverHappens) {
     EXPECT_EQ(answered, asked);
     end();
   }
+  begin();
+  ASSERT_TRUE(sync());
+  end();
+  live.expect_equal();
+}
+
+// Applications change what they like while the relation cuts and sends; link and relation end anywhere. What is left of the mirror, opened
+// alone, is the cut of its epoch, and its history is the one that was acknowledged, unless the last answer was lost.
+TEST_F(RelationTest, TheMirrorAloneIsAlwaysTheCutOfItsEpoch) {
+  const unsigned seed = std::random_device()();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937 random(seed);
+  live.record = live.still().preserves = true;
+  std::set<std::uint64_t> seen;
+  int agreed = 0;
+  for (int i = 0; i < 25; ++i) {
+    begin();
+    std::atomic<bool> over{false};
+    std::jthread writer([&, mine = random()] {
+      for (std::mt19937 r(static_cast<unsigned>(mine)); !over;) live.change([&](World& w) { random_round(w, r); });
+    });
+    if (i % 3 == 0) {
+      EXPECT_TRUE(sync());
+    } else {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20 + random() % 150));
+      wire->cut();
+    }
+    over = true;
+    writer.join();
+    end();
+    auto m = Mirror::open(live.still().mirror(), Mirror::Mode::create);
+    ASSERT_TRUE(m) << m.error().line();
+    const std::uint64_t epoch = (*m)->committed_epoch();
+    if (epoch == 0) continue;
+    const auto roots = live.roots();
+    ASSERT_TRUE(roots.contains(epoch)) << epoch;
+    ASSERT_EQ(root_of(**m), roots.at(epoch)) << "epoch " << epoch;
+    seen.insert(epoch);
+    ASSERT_GE(epoch, live.acked);
+    if (epoch != live.acked) continue;
+    if (live.kept().empty()) continue;
+    ASSERT_EQ((*m)->welcome().root, live.kept());
+    ++agreed;
+  }
+  EXPECT_GT(seen.size(), 3u);
+  EXPECT_GT(agreed, 3);
   begin();
   ASSERT_TRUE(sync());
   end();

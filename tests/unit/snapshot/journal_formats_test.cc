@@ -45,6 +45,37 @@ TEST(JournalFormats, every_random_change_comes_back_as_it_was) {
   }));
 }
 
+std::string from_hex(std::string_view text) {
+  std::string out;
+  for (std::size_t i = 0; i + 1 < text.size(); i += 2) out += static_cast<char>(std::stoi(std::string(text.substr(i, 2)), nullptr, 16));
+  return out;
+}
+
+// As they are in docs/formats/journal.md: without the root of a target's history, as such states were before there was one, and with it.
+TEST(JournalFormats, a_state_reads_with_and_without_roots) {
+  const std::string before = from_hex("736f6d66736a737401000000111111111111111111111111111111112222222222222222222222222222222233333333333333333333333333333333"
+                                        "00026673008a130000000000000000000000000000a00f00000000000003000000000000000800000000000000000000000000000001000000000000"
+                                        "00050000000000000001022f6d4444444444444444444444444444444402000000000000000807000000000000010300000000000000ae8d7899");
+  const std::string with = from_hex("736f6d66736a737401000000111111111111111111111111111111112222222222222222222222222222222233333333333333333333333333333333"
+                                      "00026673008a130000000000000000000000000000a00f00000000000003000000000000000800000000000000000000000000000001000000000000"
+                                      "00050000000000000001022f6d4444444444444444444444444444444402000000000000000807000000000000050300000000000000555555555555"
+                                      "5555555555555555555555555555555555555555555555555555ab7792ed");
+  JournalState s;
+  ASSERT_TRUE(JournalState::decode(before, &s));
+  EXPECT_EQ(s.encode(), before);
+  TargetState& target = s.targets.at("/m").state;
+  EXPECT_EQ(target.acked_epoch, 2u);
+  EXPECT_EQ(target.acked_cut_ns, 1800);
+  EXPECT_EQ(target.root, "");
+  EXPECT_TRUE(target.gap);
+  target.root = std::string(32, '\x55');
+  EXPECT_EQ(s.encode(), with);
+  ASSERT_TRUE(JournalState::decode(with, &s));
+  EXPECT_EQ(s.targets.at("/m").state.root, std::string(32, '\x55'));
+  EXPECT_EQ(s.targets.at("/m").gap_epoch, 3u);
+  EXPECT_EQ(s.encode(), with);
+}
+
 TEST(JournalFormats, a_state_comes_back_and_a_spoiled_one_is_refused_or_read) {
   JournalState s;
   s.volume = Uuid::random();
@@ -53,7 +84,8 @@ TEST(JournalFormats, a_state_comes_back_and_a_spoiled_one_is_refused_or_read) {
   s.fs_id = "fs";
   s.scan_pending = true;
   s.epoch = 7;
-  s.targets["t"] = {{"t", Uuid::random(), 5, true, true}, 6};
+  s.targets["t"] = {{"t", Uuid::random(), 5, 1, true, true, {}}, 6};
+  s.targets["u"] = {{"u", Uuid::random(), 5, 1, false, false, std::string(32, 'r')}, 0};
   const std::string bytes = s.encode();
   JournalState back;
   ASSERT_TRUE(JournalState::decode(bytes, &back));

@@ -74,6 +74,33 @@ TEST_F(JournalTest, epochs_go_when_every_target_has_them_but_the_last_stays) {
   EXPECT_FALSE(j->forget("slow"));
 }
 
+TEST_F(JournalTest, the_root_acknowledged_with_an_epoch_is_kept_with_it) {
+  const std::string one(32, '1'), two(32, '2');
+  auto j = open();
+  for (std::uint64_t n = 1; n <= 4; ++n) {
+    write(*j, n);
+    j->rotate();
+  }
+  auto root = [&] { return j->target("m").value().root; };
+  ASSERT_TRUE(j->acknowledge("m", Uuid::random(), 2, 0, one));
+  EXPECT_EQ(root(), one);
+  j.reset();                                   // killed
+  j = open();
+  EXPECT_EQ(root(), one);
+  ASSERT_TRUE(j->acknowledge("m", Uuid::random(), 1, 0, two));   // older than what is known
+  EXPECT_EQ(root(), one);
+  ASSERT_TRUE(j->acknowledge("m", Uuid::random(), 2));           // the same again, by somebody who does not know it
+  EXPECT_EQ(root(), one);
+  ASSERT_TRUE(j->acknowledge("m", Uuid::random(), 3));           // of this one nothing is known
+  EXPECT_EQ(root(), "");
+  ASSERT_TRUE(j->acknowledge("m", Uuid::random(), 4, 0, two + "x"));
+  EXPECT_EQ(root(), "");
+  ASSERT_TRUE(j->acknowledge("m", Uuid::random(), 4, 0, two));
+  ASSERT_TRUE(j->close());
+  j = open();
+  EXPECT_EQ(root(), two);
+}
+
 TEST_F(JournalTest, many_epochs_become_few_files_and_none_is_forgotten) {
   auto j = open();
   ASSERT_TRUE(j->acknowledge("m", Uuid::random(), 0));
