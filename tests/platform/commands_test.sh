@@ -66,6 +66,27 @@ check "status" somfs-ctl status "$d" --json
 same "mirror known" "$(field volumes.0.mirrors.0.target <"$scratch/out")" "$m"
 check "verify" somfs-ctl verify "$d" "$m" --json
 same "equal" "$(field equal <"$scratch/out")" true
+same "the root was kept on both sides" "$(field root_agrees <"$scratch/out") $(field root <"$scratch/out" | wc -c)" "true 65"
+same "each side read the same tree" "$(field source_tree <"$scratch/out")" "$(field mirror_tree <"$scratch/out")"
+same "lag" "$(field lag_s <"$scratch/out")" 0.0
+root=$(field root <"$scratch/out")
+check "status" somfs-ctl status "$d" --json
+same "the root in the status" "$(field volumes.0.mirrors.0.root <"$scratch/out")" "$root"
+check "verify" somfs-ctl verify "$d" "$m"
+cp "$scratch/out" "$scratch/words"
+check "the history in words" grep -q "^history: $root, as kept here" "$scratch/words"
+check "the tree in words" grep -q "^tree: .* on both sides" "$scratch/words"
+cp -a "$m" "$scratch/copied"   # of which nothing was acknowledged here
+code_is 6 somfs-ctl verify "$d" "$scratch/copied" --json
+same "nothing is claimed of it" "$(field equal <"$scratch/out") $(field root_agrees <"$scratch/out") $(field lag_s <"$scratch/out")" "false null null"
+echo "after the copy" >"$d/later"
+check "another epoch" somfs-ctl migrate "$d" "$m" --quiet
+mv "$m" "$scratch/newer" && mv "$scratch/copied" "$m"
+code_is 6 somfs-ctl verify "$d" "$m" --json
+same "an older copy is not what was acknowledged" "$(field root_agrees <"$scratch/out")" false
+rm -r "$m" && mv "$scratch/newer" "$m"
+check "verify" somfs-ctl verify "$d" "$m" --json
+same "equal" "$(field equal <"$scratch/out") $(field root_agrees <"$scratch/out")" "true true"
 victim=$(find "$m/tree" -type f -size +0 | sort | head -1)
 printf X | dd of="$victim" bs=1 conv=notrunc 2>/dev/null
 code_is 6 somfs-ctl verify "$d" "$m"

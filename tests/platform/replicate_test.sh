@@ -69,7 +69,8 @@ same "state" "$(state_of "$m")" SYNCED
 same "lag" "$(state_of "$m" acked_lag_s)" 0.0
 check "loses nothing" somfs-ctl lose "$d" --json
 same "nothing" "$(field targets.0.files <"$scratch/out") $(field targets.0.at_least <"$scratch/out")" "0 false"
-check "verify does not stand in its way" somfs-ctl verify "$d" "$m"
+check "verify does not stand in its way" somfs-ctl verify "$d" "$m" --json
+same "both sides kept the same root" "$(field equal <"$scratch/out") $(field root_agrees <"$scratch/out")" "true true"
 check "a migration neither" somfs-ctl migrate "$d" "$m" --quiet
 becomes SYNCED "$m"
 
@@ -202,7 +203,8 @@ done
 kill "$writer" 2>/dev/null; wait "$writer" 2>/dev/null
 check "syncs" somfs-ctl sync "$d"
 check "mirror equals" treecmp "$d" "$m/tree" --skip .somfs
-check "verify" somfs-ctl verify "$d" "$m"
+check "verify" somfs-ctl verify "$d" "$m" --json
+same "both sides kept the same root" "$(field equal <"$scratch/out") $(field root_agrees <"$scratch/out")" "true true"
 check "unmounts" somfs-ctl umount "$d"
 echo "rounds $rounds, kills $kills, seed $seed"
 passed
