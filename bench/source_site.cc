@@ -16,6 +16,7 @@
 #include "bench/thread_cpu.h"
 #include "common/fd.h"
 #include "replicator/group.h"
+#include "replicator/history.h"
 
 namespace somfs::bench {
 namespace {
@@ -192,8 +193,8 @@ class Site {
     file.parent = kRoot;
     file.name = "data";
     w.object(file);
-    SOMFS_TRY(transport_.send({MessageType::records, std::move(body)}));
-    SOMFS_TRY(transport_.send({MessageType::commit, {}}));
+    SOMFS_TRY(send_records(std::move(body)));
+    SOMFS_TRY(transport_.send({MessageType::commit, history_->root()}));
     SOMFS_TRY(expect(MessageType::committed));
     return expect(MessageType::applied);
   }
@@ -206,7 +207,13 @@ class Site {
     b.strategy = base == 0 ? "full" : "differential";
     b.replace_all = base == 0;
     b.brake_share = 1;
+    history_.emplace(volume(), b);
     return transport_.send({MessageType::begin, encode(b)});
+  }
+
+  Status send_records(std::string body) {
+    history_->add(body);
+    return transport_.send({MessageType::records, std::move(body)});
   }
 
   Status send_groups() {
@@ -269,14 +276,14 @@ class Site {
         w.data(piece.off + done, std::string_view(group.bytes).substr(piece.at + done, std::min(kPiece, piece.len - done)));
         if (body.size() < settings_.frame) continue;
         building.pause();
-        SOMFS_TRY(transport_.send({MessageType::records, std::move(body)}));
+        SOMFS_TRY(send_records(std::move(body)));
         building.resume();
         body = {};
         body.reserve(settings_.frame + kPiece + 64);
       }
     building.pause();
-    if (!body.empty()) SOMFS_TRY(transport_.send({MessageType::records, std::move(body)}));
-    return transport_.send({MessageType::commit, {}});
+    if (!body.empty()) SOMFS_TRY(send_records(std::move(body)));
+    return transport_.send({MessageType::commit, history_->root()});
   }
 
   // Counts what building records takes.
@@ -360,6 +367,7 @@ class Site {
 
   const RunSettings& settings_;
   Transport& transport_;
+  std::optional<EpochRoot> history_;       // of the group under way
   SystemClock clock_;
   Collector collector_;                    // its lock comes after mutex_
   std::atomic<bool> stop_{false};
