@@ -71,8 +71,8 @@ void Run::give_turn(const void* who) noexcept {
 
 Status Run::send_batch(std::string bytes, std::string leaf) {
   if (options.dry_run) return {};
-  if (history) history->add_leaf(std::move(leaf));
-  return link.send(MessageType::records, std::move(bytes));
+  if (history) history->add_leaf(leaf);
+  return link.send(MessageType::records, std::move(bytes), std::move(leaf));
 }
 
 Status Emitter::spill() {

@@ -73,7 +73,7 @@ Error Link::broken() {
   return *error_;
 }
 
-Status Link::send(MessageType type, std::string body) {
+Status Link::send(MessageType type, std::string body, std::string leaf) {
   if (progress_.cancelled) return fail(Exit::interrupted, "interrupted");
   {
     Lock l(mutex_);
@@ -81,7 +81,7 @@ Status Link::send(MessageType type, std::string body) {
     if (type == MessageType::commit) verdicts_due_ += 2;
   }
   const std::int64_t start = SystemClock().mono_ns();
-  Status sent = transport_.send({type, std::move(body)});
+  Status sent = transport_.send({type, std::move(body), std::move(leaf)});
   sending_ns_.fetch_add(SystemClock().mono_ns() - start, std::memory_order_relaxed);
   if (sent) return sent;
   // The mirror may have said why before it went: the receiver comes to the end of what it sent.

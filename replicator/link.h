@@ -28,7 +28,7 @@ class Link {
   ~Link();                                             // ends the conversation: the transport is closed
 
   // Fails with the mirror's own error when it sent one, with Exit::interrupted when the caller cancelled.
-  Status send(MessageType type, std::string body);
+  Status send(MessageType type, std::string body, std::string leaf = {});
   Result<Message> wait_for(MessageType type);          // anything else out of turn is an error
   Result<Welcome> greet(const Hello& hello);
   bool over() const;                                   // nothing more will come

@@ -361,10 +361,11 @@ Status Mirror::begin(const Begin& begin) {
   return opened;
 }
 
-Status Mirror::receive(std::string_view records) {
+Status Mirror::receive(std::string_view records, std::string leaf) {
   SOMFS_TRY(impl_->usable());
   if (!impl_->epoch) return fail(Exit::temporary, "records came before an epoch was begun");
-  impl_->epoch->history.add(records);
+  if (leaf.empty()) impl_->epoch->history.add(records);
+  else impl_->epoch->history.add_leaf(std::move(leaf));
   Status s = impl_->epoch->receiver->take(records);
   if (!s) impl_->abort(s.error().exit != Exit::no_space);
   return s;

@@ -59,7 +59,7 @@ class Mirror {
   Status greet(const Hello& hello);
 
   Status begin(const Begin& begin);
-  Status receive(std::string_view records);            // a batch of group records
+  Status receive(std::string_view records, std::string leaf = {});   // a batch of group records; `leaf`: its hash, where it is known already
   // Durable when it returns, and applied (unless held). `root`: the source's, of what it sent (replicator/history.h); another one than that of
   // what came: Exit::temporary, and nothing is committed. Empty: whoever calls vouches for what it handed over.
   // `acknowledge` is called in between: when it is durable (or held), before it is applied.

@@ -35,7 +35,7 @@ class Conversation {
  private:
   Status hello(const std::string& body);
   Status begin(const std::string& body);
-  Status records(const std::string& body);
+  Status records(const std::string& body, std::string leaf);
   Status commit(const std::string& body);
   Status list(const std::string& body);
   Status signature(const std::string& body);
@@ -83,10 +83,10 @@ Status Conversation::begin(const std::string& body) {
   return {};
 }
 
-Status Conversation::records(const std::string& body) {
+Status Conversation::records(const std::string& body, std::string leaf) {
   if (!begun_) return out_of_order("records come after begin");
   const std::int64_t start = SystemClock().mono_ns();
-  SOMFS_TRY(mirror_->receive(body));
+  SOMFS_TRY(mirror_->receive(body, std::move(leaf)));
   written_s_ += static_cast<double>(SystemClock().mono_ns() - start) / 1e9;
   received_ += body.size();
   if (received_ - told_ < kProgressEvery) return {};
@@ -165,7 +165,7 @@ Result<bool> Conversation::one(Message m) {
   switch (m.type) {
     case MessageType::hello: s = hello(m.body); break;
     case MessageType::begin: s = begin(m.body); break;
-    case MessageType::records: s = records(m.body); break;
+    case MessageType::records: s = records(m.body, std::move(m.leaf)); break;
     case MessageType::commit: s = commit(m.body); break;
     case MessageType::list: s = list(m.body); break;
     case MessageType::signature: s = signature(m.body); break;

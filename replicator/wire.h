@@ -58,6 +58,7 @@ inline constexpr const char *kPaused = "paused", *kStopped = "stopped", *kUnmoun
 struct Message {
   MessageType type = MessageType::bye;
   std::string body;
+  std::string leaf;   // of `records` that stay in this process: leaf_hash() of the body, by whoever made it. Streams do not carry it
 };
 
 // One end of a conversation. send() blocks while the queue or the socket is full; receive() until something comes.

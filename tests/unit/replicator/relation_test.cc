@@ -547,7 +547,8 @@ TEST_F(RelationTest, TheNextGroupIsSentBeforeTheAnswerToTheOneBefore) {
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
     most = std::max(most, relation->status().in_flight);
   }
-  EXPECT_EQ(most, 2u) << "one at work, one on its way: more would only grow old";
+  EXPECT_GE(most, 2u) << "one at work, one on its way; more where the way is long";
+  EXPECT_LE(most, 16u);
   EXPECT_EQ(live.acked, before) << "nothing is acknowledged that the mirror has not answered";
   EXPECT_GT(relation->status().lag_s, 0);
   EXPECT_GT(relation->status().backlog_bytes, 0u);
