@@ -6,6 +6,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <unordered_set>
@@ -83,6 +84,10 @@ class Session {
   bool has_verdict() const { return link_.has_verdict(); }
 
   Result<MigrateReport> land(Tree& tree, const Source& source, const MigrateOptions& options, Distrust distrust);   // all of it
+  const Welcome& welcome() const { return welcome_; }      // as it stands now
+  // An epoch of another source as that one sent it, batch by batch; `next`: nullopt at its end. It is for the caller to know that the mirror stands where it
+  // begins. Waits for both verdicts, but where it is held.
+  Result<MigrateReport> relay(const Begin& begin, const std::function<Result<std::optional<std::string>>()>& next);
   void bye() { (void)link_.send(MessageType::bye, {}); }   // what is held there is held whether or not the mirror hears it
   void part(const char* how, std::chrono::milliseconds within) { link_.part(how, within); }
   bool broken() const { return link_.over(); }             // the mirror went away, or said that it gives up
@@ -101,6 +106,7 @@ class Session {
   std::deque<Pending> uncommitted_, unapplied_;            // oldest first; those that nothing was said of, and those that are committed
   std::uint64_t sent_epoch_ = 0;                           // the last one sent in this conversation, with its root
   std::string sent_root_;
+  Uuid greeted_;                                           // the volume that was named
   std::uint64_t counted_ = 0;                              // bytes on the wire that a report has named
 };
 

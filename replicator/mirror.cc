@@ -358,6 +358,7 @@ Status Mirror::begin(const Begin& begin) {
     return {};
   }();
   if (!opened) m.writer->rollback();
+  else if (m.spool) m.spool->begin(begin);
   return opened;
 }
 
@@ -368,6 +369,7 @@ Status Mirror::receive(std::string_view records, std::string leaf) {
   else impl_->epoch->history.add_leaf(std::move(leaf));
   Status s = impl_->epoch->receiver->take(records);
   if (!s) impl_->abort(s.error().exit != Exit::no_space);
+  else if (impl_->spool) impl_->spool->take(records);
   return s;
 }
 
@@ -441,6 +443,9 @@ Result<Committed> Mirror::Impl::commit(const Acknowledge& acknowledge) {
     SOMFS_TRY(e.receiver->sync());
     SOMFS_TRY(e.redo.finish());
     if (::fsync(journal.get()) != 0) return fail_errno("cannot sync the mirror's redo list");
+  }
+  if (spool) spool->seal();   // before the commit: what was committed can be forwarded after any crash
+  if (something) {
     SOMFS_TRY_ASSIGN(const std::string why, brake(e.begin, *e.play));
     if (!why.empty()) {
       Committed c{e.begin.epoch, true, why, e.play->removed, e.play->created, e.play->changed, {}, e.history.root()};
@@ -456,11 +461,14 @@ Result<Committed> Mirror::Impl::commit(const Acknowledge& acknowledge) {
       held = e.begin.epoch;
       held_reason = why;
       epoch.reset();
+      if (spool) spool->leave();
       acknowledge(c);
       return c;
     }
   }
-  return land(head, something, *e.play, e.history.root(), acknowledge);
+  auto landed = land(head, something, *e.play, e.history.root(), acknowledge);
+  if (landed && spool) spool->committed(standing());
+  return landed;
 }
 
 Status Mirror::Impl::write_meta(const RedoHead& head, bool something, const std::string& root_of_it) {
@@ -508,10 +516,12 @@ void Mirror::Impl::abort(bool keep) noexcept {
   if (!epoch) return;
   std::string redo = std::to_string(epoch->begin.epoch);
   if (dead) {  // unknown or committed: nothing is touched before it is opened again
+    if (spool) spool->leave();
     epoch.reset();
     writer->rollback();
     return;
   }
+  if (spool) spool->forget();
   (void)epoch->redo.flush();
   epoch.reset();
   writer->rollback();
@@ -565,6 +575,7 @@ Status Mirror::Impl::decide_held(bool accept) {
     held = 0;
     if (::unlinkat(journal.get(), redo.c_str(), 0) != 0 && errno != ENOENT)
       return fail_errno("cannot remove the mirror's redo list");
+    realign();
     return empty_stage();
   }
   SOMFS_TRY(writer->begin());
@@ -582,6 +593,7 @@ Status Mirror::Impl::decide_held(bool accept) {
     return done ? Status() : Status(pass_on(done.error()));
   }();
   if (!landed) writer->rollback();
+  else realign();
   return landed;
 }
 

@@ -29,6 +29,10 @@
 
 namespace somfs::replicator {
 
+class Spool;
+class Tree;
+struct Standing;
+
 struct StagedRow {
   ObjectId object;
   std::uint64_t size = 0;
@@ -74,6 +78,13 @@ class Mirror {
   // Walks tree/ as it is, reading everything: depth first, names in byte order, a directory before its entries. `deep`: from the
   // disk, what is in memory of a file is dropped first.
   Status inspect(const std::function<Status(InspectRow)>& row, bool deep = false);
+
+  // From now on what is committed is kept there for the next mirrors (spool.h). Before the first begin().
+  void forward(std::shared_ptr<Spool> spool);
+  Standing standing() const;
+  // The committed state, as a source would show it: objects go by the source's ids. While it is used nothing is begun, nor the mirror closed.
+  // What is not as the catalog says is an error that ends a run (mirror_tree.cc).
+  std::unique_ptr<Tree> tree();
 
   std::string held_reason() const;                     // empty: nothing is held
   // An epoch held by the brake: accepted (applied) or rejected (forgotten; the next migration compares with the catalog).

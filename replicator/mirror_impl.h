@@ -15,6 +15,7 @@
 #include "replicator/mirror_journal.h"
 #include "replicator/mirror_paths.h"
 #include "replicator/mirror_stage.h"
+#include "replicator/spool.h"
 
 namespace somfs::replicator {
 
@@ -73,6 +74,7 @@ struct Mirror::Impl {
   Hello hello;
   std::unique_ptr<Epoch> epoch;
   std::optional<Error> dead;             // after a failed commit or apply: reopen
+  std::shared_ptr<Spool> spool;          // null: no mirror comes after this one
 
   Status open(const std::string& directory, Mode mode);
   Status open_directory(const std::string& path, Mode mode);
@@ -86,6 +88,8 @@ struct Mirror::Impl {
   // What an unfinished epoch left: kept for a resume, or given up where room is short.
   Status give_up(const std::string& redo, bool keep);
   Status usable() const;
+  Standing standing() const;
+  void realign();                        // what the spool knows, after anything but an epoch
   bool follows(const Hello& source) const;
   Status write_meta(const RedoHead& head, bool something, const std::string& root_of_it);
   Result<std::string> brake(const Begin& begin, const CatalogPlay& play);

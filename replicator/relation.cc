@@ -16,6 +16,7 @@
 #include "common/sync.h"
 #include "replicator/held_answers.h"
 #include "replicator/migration.h"
+#include "replicator/sign_of_life.h"
 
 namespace somfs::replicator {
 namespace {
@@ -42,44 +43,6 @@ std::string seconds(double s) {
 const char* state_after(const Error& e) {
   return e.exit == Exit::person ? e.what.starts_with("held") ? "HELD" : "SPLIT" : "DEGRADED";
 }
-
-// One sender at a time, whoever sends.
-class InTurn final : public Transport {
- public:
-  explicit InTurn(std::unique_ptr<Transport> transport) : transport_(std::move(transport)) {}
-  Status send(Message message) override {
-    Lock l(mutex_);
-    return transport_->send(std::move(message));
-  }
-  Result<Message> receive() override { return transport_->receive(); }
-  void close() noexcept override { transport_->close(); }
-  std::uint64_t bytes_sent() const override { return transport_->bytes_sent(); }
-  std::uint64_t bytes_received() const override { return transport_->bytes_received(); }
-  StageSums stages() const override { return transport_->stages(); }
-
- private:
-  const std::unique_ptr<Transport> transport_;
-  Mutex mutex_;
-};
-
-// Tells the mirror every few seconds that the source lives, for as long as the conversation does. Made before whatever closes the transport.
-class SignOfLife {
- public:
-  explicit SignOfLife(Transport& transport) : transport_(transport) {}
-  void begin(double every_s) {
-    thread_ = std::jthread([this, every = std::chrono::duration<double>(every_s)](const std::stop_token& stop) {
-      std::unique_lock l(mutex_);
-      while (!over_.wait_for(l, stop, every, [&] { return stop.stop_requested(); }) && !stop.stop_requested())
-        if (!transport_.send({MessageType::alive, {}})) return;
-    });
-  }
-
- private:
-  Transport& transport_;
-  std::mutex mutex_;
-  std::condition_variable_any over_;
-  std::jthread thread_;   // last: it uses everything above
-};
 
 }  // namespace
 

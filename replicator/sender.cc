@@ -113,6 +113,7 @@ Status resolve(Source& source, const Welcome& welcome) {
 
 Status Session::greet(const Source& who, const MigrateOptions& options, const char* wants) {
   SOMFS_TRY_ASSIGN(welcome_, link_.greet(hello_of(who, wants, options)));
+  greeted_ = who.volume;
   return {};
 }
 
@@ -259,6 +260,39 @@ Result<MigrateReport> Session::land(Tree& tree, const Source& source, const Migr
   const auto committed = std::chrono::steady_clock::now();
   SOMFS_TRY_ASSIGN(v, verdict());
   v.report.committed_s += std::chrono::duration<double>(std::chrono::steady_clock::now() - committed).count();
+  return std::move(v.report);
+}
+
+Result<MigrateReport> Session::relay(const Begin& sent, const std::function<Result<std::optional<std::string>>()>& next) {
+  Begin begin = sent;
+  // The origin's, where the mirror had every epoch as it came; after a comparison it has a chain of its own.
+  if (!begin.previous.empty()) begin.previous = welcome_.root;
+  SOMFS_TRY(link_.send(MessageType::begin, encode(begin)));
+  EpochRoot history(greeted_, begin);
+  for (;;) {
+    SOMFS_TRY_ASSIGN(auto batch, next());
+    if (!batch) break;
+    std::string leaf = leaf_hash(*batch);
+    history.add_leaf(leaf);
+    SOMFS_TRY(link_.send(MessageType::records, std::move(*batch), std::move(leaf)));
+  }
+  MigrateReport report;
+  report.root = history.root();
+  SOMFS_TRY(link_.send(MessageType::commit, report.root));
+  report.mirror = welcome_.mirror;
+  report.epoch = begin.epoch;
+  report.strategy = begin.strategy;
+  uncommitted_.push_back({report, std::chrono::steady_clock::now()});
+  SOMFS_TRY_ASSIGN(Verdict v, verdict());
+  if (v.applied) return nonsense("it speaks of an epoch that it was not sent");
+  if (v.report.held) return std::move(v.report);
+  welcome_.volume = greeted_;
+  welcome_.generation = begin.generation;
+  welcome_.epoch = sent_epoch_ = begin.epoch;
+  welcome_.root = sent_root_ = v.report.root;
+  welcome_.foreign_tree = false;
+  welcome_.staged = 0;
+  SOMFS_TRY_ASSIGN(v, verdict());
   return std::move(v.report);
 }
 
