@@ -17,6 +17,7 @@
 #include "common/fd.h"
 #include "common/object.h"
 #include "common/printable.h"
+#include "replicator/allow_list.h"
 
 namespace somfs::cli {
 namespace {
@@ -143,7 +144,30 @@ Result<WriterConfig> parse_writer(const toml::table& table, const std::string& f
   return w;
 }
 
-// Tables of these names, and for [[writer]] an array of them.
+Result<ForwardConfig> parse_forward(const toml::table& table, const std::string& file) {
+  constexpr std::uint64_t kLeastSpool = 1u << 20;
+  ForwardConfig f;
+  Section s(&table, "forward", file);
+  SOMFS_TRY(s.text("volume", &f.volume));
+  if (!replicator::volume_name_ok(f.volume)) return s.wrong("volume", "the name of one of the daemon's volumes is expected");
+  SOMFS_TRY(s.text("target", &f.target));
+  if (f.target.empty()) return s.wrong("target", "a mirror is expected, as somfs://HOST:PORT/VOLUME");
+  SOMFS_TRY(s.quantity("spool", &f.spool, parse_bytes));
+  if (f.spool < kLeastSpool) return s.wrong("spool", "a size of 1MiB or more is expected");
+  SOMFS_TRY(s.share("brake", &f.brake));
+  SOMFS_TRY(s.quantity("bwlimit", &f.link.bwlimit, parse_bytes));
+  std::string compress;
+  SOMFS_TRY(s.text("compress", &compress));
+  if (!compress.empty()) {
+    const auto codec = replicator::codec_named(compress);
+    if (!codec) return s.wrong("compress", kCodecs);
+    f.link.codec = *codec;
+  }
+  SOMFS_TRY(s.done());
+  return f;
+}
+
+// Tables of these names, and for [[writer]] and [[forward]] an array of them.
 Result<toml::table> parse_toml(const std::string& text, const std::string& file, const std::set<std::string>& known) {
   toml::table root;
   try {
@@ -155,7 +179,7 @@ Result<toml::table> parse_toml(const std::string& text, const std::string& file,
   for (const auto& [key, node] : root) {
     std::string k(key.str());
     if (!known.contains(k)) return fail(Exit::configuration, "bad configuration", file, "unknown section [" + printable(k) + "]", "see somfs.conf(5)");
-    if (k != "writer" && !node.is_table())
+    if (k != "writer" && k != "forward" && !node.is_table())
       return fail(Exit::configuration, "bad configuration", file, "[" + k + "] is not a section", "see somfs.conf(5)");
   }
   return root;
@@ -261,7 +285,9 @@ Result<Config> load_config(const std::string& file) {
 
 Result<MirrordConfig> parse_mirrord_config(const std::string& text, const std::string& file) {
   MirrordConfig c;
-  SOMFS_TRY_ASSIGN(const toml::table root, parse_toml(text, file, {"mirrord", "limits", "watch"}));
+  SOMFS_TRY_ASSIGN(const toml::table root, parse_toml(text, file, {"mirrord", "limits", "watch", "forward"}));
+  if (const toml::node* f = root.get("forward"); f != nullptr && !f->is_array_of_tables())
+    return fail(Exit::configuration, "bad configuration", file, "forwards are written [[forward]]", "see somfs.conf(5)");
   Section daemon(root["mirrord"].as_table(), "mirrord", file);
   SOMFS_TRY(daemon.text("listen", &c.listen));
   SOMFS_TRY(daemon.text("store", &c.store));
@@ -290,6 +316,12 @@ Result<MirrordConfig> parse_mirrord_config(const std::string& text, const std::s
   SOMFS_TRY(watch.quantity("hook_timeout", &c.watch.hook_s, parse_seconds));
   if (!(c.watch.hook_s >= 1 && c.watch.hook_s <= 3600)) return watch.wrong("hook_timeout", "between 1s and 1h is expected");
   SOMFS_TRY(watch.done());
+  if (const toml::array* forwards = root["forward"].as_array()) {
+    for (const auto& f : *forwards) {
+      SOMFS_TRY_ASSIGN(ForwardConfig one, parse_forward(*f.as_table(), file));
+      c.forwards.push_back(std::move(one));
+    }
+  }
   return c;
 }
 

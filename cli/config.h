@@ -49,6 +49,14 @@ Result<Config> load_config(const std::string& file);
 // ("/srv/data" → srv-data.conf); defaults where there is none.
 std::string default_config_file(const std::string& dir);
 
+// A mirror that comes after one of the daemon's.
+struct ForwardConfig {
+  std::string volume, target;
+  std::uint64_t spool = 1ull << 30;        // bytes kept for it
+  double brake = 0.5;                      // of comparisons
+  replicator::StreamSettings link{.sending = replicator::PipelineMode::automatic};   // bwlimit, compress
+};
+
 // The configuration of a mirror daemon (somfs.conf(5), "THE MIRROR DAEMON"). What is empty was not said.
 struct MirrordConfig {
   std::string listen, store, log;          // [mirrord]
@@ -58,6 +66,7 @@ struct MirrordConfig {
   unsigned connections = 256, handshakes = 32;   // [limits]
   double handshake_s = 10;
   WatchConfig watch;                       // [watch]
+  std::vector<ForwardConfig> forwards;     // [[forward]]
 };
 Result<MirrordConfig> parse_mirrord_config(const std::string& text, const std::string& file);
 Result<MirrordConfig> load_mirrord_config(const std::string& file);   // as load_config()

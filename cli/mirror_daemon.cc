@@ -43,17 +43,6 @@ std::int64_t now_s() { return SystemClock().wall_ns() / 1'000'000'000; }
 
 constexpr std::chrono::seconds kHandOver{5};
 
-// A source that ends one conversation and begins the next, or asks somebody else to, may be here before the first is over on this side.
-Result<std::unique_ptr<replicator::Mirror>> open_mirror(const std::string& path, int wake) {
-  const auto until = std::chrono::steady_clock::now() + kHandOver;
-  for (;;) {
-    auto mirror = replicator::Mirror::open(path, replicator::Mirror::Mode::create);
-    if (mirror || mirror.error().exit != Exit::locked || std::chrono::steady_clock::now() >= until) return mirror;
-    pollfd p = {wake, POLLIN, 0};
-    if (::poll(&p, 1, 20) > 0) return mirror;
-  }
-}
-
 std::string who(int socket) {
   sockaddr_storage there{};
   socklen_t size = sizeof there;
@@ -181,20 +170,25 @@ struct MirrorDaemon::Guest {
 };
 
 MirrorDaemon::MirrorDaemon(std::string store, MirrorKeys keys, Fd empty, std::vector<Fd> listeners, const WorkerSettings& workers, const Limits& limits,
-                           std::unique_ptr<Watchman> watchman)
+                           std::unique_ptr<Watchman> watchman, std::unique_ptr<Forwarding> forwarding)
     : store_(std::move(store)), limits_(limits), workers_(workers), keys_(std::move(keys)), empty_(std::move(empty)), listeners_(std::move(listeners)),
-      wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), watchman_(std::move(watchman)) {}
+      wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), watchman_(std::move(watchman)),
+      forwarding_(std::move(forwarding)) {}
 
 Result<std::unique_ptr<MirrorDaemon>> MirrorDaemon::make(const std::string& store, std::vector<Fd> listeners, const WorkerSettings& workers, const Limits& limits,
-                                                         const WatchConfig& watch) {
+                                                         const WatchConfig& watch, const std::vector<ForwardConfig>& forwards) {
   SOMFS_TRY_ASSIGN(MirrorKeys keys, MirrorKeys::open(store));
   SOMFS_TRY_ASSIGN(Fd empty, keys.empty_directory());
   SOMFS_TRY_ASSIGN(Fd dir, keys.directory());
   auto watchman = Watchman::make(store, std::move(dir), watch, system_clock());
   if (!watchman && watchman.error().exit != Exit::locked) return pass_on(std::move(watchman).error());
   if (!watchman) log::warning("{}: this one does not", watchman.error().line());
+  SOMFS_TRY_ASSIGN(Fd again, keys.directory());
+  auto forwarding = Forwarding::make(store, std::move(again), forwards, system_clock());
+  if (!forwarding && forwarding.error().exit != Exit::locked) return pass_on(std::move(forwarding).error());
+  if (!forwarding && !forwards.empty()) log::warning("{}: this one does not", forwarding.error().line());
   return std::unique_ptr<MirrorDaemon>(new MirrorDaemon(store, std::move(keys), std::move(empty), std::move(listeners), workers, limits,
-                                                        watchman ? std::move(*watchman) : nullptr));
+                                                        watchman ? std::move(*watchman) : nullptr, forwarding ? std::move(*forwarding) : nullptr));
 }
 
 MirrorDaemon::~MirrorDaemon() { let_go(true); }
@@ -210,6 +204,7 @@ Status MirrorDaemon::run(const std::function<void(std::size_t)>& tell) {
   for (const Fd& listener : listeners_) p.push_back({listener.get(), POLLIN, 0});
   std::size_t told = 0;
   if (watchman_) watchman_->begin();
+  if (forwarding_) forwarding_->begin();
   while (!stopping_) {
     if (::poll(p.data(), p.size(), 1000) < 0 && errno != EINTR) return fail_errno("cannot wait for callers");
     for (std::size_t i = 1; i < p.size() && !stopping_; ++i) {
@@ -337,7 +332,8 @@ Status MirrorDaemon::converse(Guest& guest, bool& stranger) {
   }
   Watchman::Visit visit(watchman_.get());
   Watched watched(*transport, visit);
-  return replicator::serve(watched, [&](const replicator::Hello& hello) -> Result<std::unique_ptr<replicator::Mirror>> {
+  replicator::Yielding yielding(watched);
+  return replicator::serve(yielding, [&](const replicator::Hello& hello) -> Result<std::unique_ptr<replicator::Mirror>> {
     // The caller said so itself: what its worker makes of it does not count.
     replicator::Hello proved;
     if (caller.first().type != replicator::MessageType::hello || !decode(caller.first().body, &proved) || encode(hello) != encode(proved))
@@ -345,8 +341,23 @@ Status MirrorDaemon::converse(Guest& guest, bool& stranger) {
     SOMFS_TRY_ASSIGN(const replicator::AllowList peers, keys_.peers());
     SOMFS_TRY(peers.allow(caller.peer(), hello.volume_name, replicator::Right::migrate));
     visit.arrived(hello);
-    return open_mirror(store_ + "/" + hello.volume_name, wake_.get());
+    return open_mirror(hello.volume_name, yielding);
   });
+}
+
+// A source that ends one conversation and begins the next, or asks somebody else to, may be here before the first is over on this side.
+Result<std::unique_ptr<replicator::Mirror>> MirrorDaemon::open_mirror(const std::string& volume, replicator::Yielding& conversation) const {
+  const std::string path = store_ + "/" + volume;
+  const auto shared = forwarding_ ? forwarding_->mirror(volume) : nullptr;
+  const auto until = std::chrono::steady_clock::now() + kHandOver;
+  for (;;) {
+    auto mirror = shared ? shared->open() : replicator::Mirror::open(path, replicator::Mirror::Mode::create);
+    if (mirror && shared) conversation.with(shared);
+    if (mirror && forwarding_ && !shared) replicator::Spool::discard(path);
+    if (mirror || mirror.error().exit != Exit::locked || (shared && shared->wanted()) || std::chrono::steady_clock::now() >= until) return mirror;
+    pollfd p = {wake_.get(), POLLIN, 0};
+    if (::poll(&p, 1, 20) > 0) return mirror;
+  }
 }
 
 }  // namespace somfs::cli

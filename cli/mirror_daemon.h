@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "cli/forwarding.h"
 #include "cli/watchman.h"
 #include "cli/worker.h"
 #include "common/fd.h"
@@ -54,9 +55,9 @@ class MirrorDaemon {
     double handshake_s = 10;
   };
 
-  // Another daemon may watch the sources of this store already: then this one does not, and says so.
+  // Another daemon may watch the sources of this store, or forward from it, already: then this one does not, and says so.
   static Result<std::unique_ptr<MirrorDaemon>> make(const std::string& store, std::vector<Fd> listeners, const WorkerSettings& workers, const Limits& limits,
-                                                    const WatchConfig& watch);
+                                                    const WatchConfig& watch, const std::vector<ForwardConfig>& forwards = {});
   ~MirrorDaemon();
   // Until stop(), which may come from any thread. Conversations under way are ended. `tell`: how many callers there are, when that changes.
   Status run(const std::function<void(std::size_t callers)>& tell);
@@ -65,12 +66,13 @@ class MirrorDaemon {
  private:
   struct Guest;
   MirrorDaemon(std::string store, MirrorKeys keys, Fd empty, std::vector<Fd> listeners, const WorkerSettings& workers, const Limits& limits,
-               std::unique_ptr<Watchman> watchman);
+               std::unique_ptr<Watchman> watchman, std::unique_ptr<Forwarding> forwarding);
   void welcome(Fd caller);
   void serve(Guest& guest);
   Status attend(Guest& guest, bool& stranger);                         // `stranger`: until the handshake is over
   Status converse(Guest& guest, bool& stranger);
   Result<replicator::Reception> introduce(Guest& guest) const;
+  Result<std::unique_ptr<replicator::Mirror>> open_mirror(const std::string& volume, replicator::Yielding& conversation) const;
   std::size_t let_go(bool all);                                        // how many are left
 
   const std::string store_;
@@ -81,6 +83,7 @@ class MirrorDaemon {
   const std::vector<Fd> listeners_;
   const Fd wake_;
   const std::unique_ptr<Watchman> watchman_;   // null: nobody watches
+  const std::unique_ptr<Forwarding> forwarding_;   // null: another process forwards
   std::atomic<bool> stopping_{false};
   std::atomic<unsigned> strangers_{0};
   Mutex mutex_;

@@ -33,6 +33,7 @@ namespace {
 
 struct Arguments {
   std::string store, listen, config, invite, valid = "1h", comment, allow, volume, log_file, suspect_after, lost_after, hook;
+  std::vector<std::string> forwards;
   bool stdio = false, create = false, show_key = false;
 };
 
@@ -85,7 +86,17 @@ Status listen(const Arguments& a, const MirrordConfig& config) {
   }
   if (!a.hook.empty()) watch.hook = a.hook;
   if (const std::string wrong = watch.silence.problem(); !wrong.empty()) return fail(Exit::usage, "cannot watch the sources", {}, wrong);
-  SOMFS_TRY_ASSIGN(auto daemon, MirrorDaemon::make(a.store, std::move(listeners), workers, limits, watch));
+  std::vector<ForwardConfig> forwards = config.forwards;
+  for (const std::string& said : a.forwards) {
+    const std::size_t at = said.find('=');
+    ForwardConfig f;
+    f.volume = said.substr(0, at);
+    f.target = at == std::string::npos ? "" : said.substr(at + 1);
+    if (!replicator::volume_name_ok(f.volume) || f.target.empty())
+      return fail(Exit::usage, "not a forward", printable(said), "a volume and where it goes are expected", "write --forward VOLUME=TARGET");
+    forwards.push_back(std::move(f));
+  }
+  SOMFS_TRY_ASSIGN(auto daemon, MirrorDaemon::make(a.store, std::move(listeners), workers, limits, watch, forwards));
   Interrupt interrupt([&] {
     manager.tell("STOPPING=1\nSTATUS=ending conversations");
     daemon->stop();
@@ -141,6 +152,7 @@ int main_of(int argc, char** argv) {
   app.add_option("--suspect-after", a.suspect_after, "For --listen: after so long a silence a source that replicates is SUSPECT (default: 1m)");
   app.add_option("--lost-after", a.lost_after, "For --listen: and then LOST (default: 10m)");
   app.add_option("--hook", a.hook, "For --listen: run this program whenever the state of a source changes");
+  app.add_option("--forward", a.forwards, "For --listen: what is committed to this volume goes on to a further mirror: VOLUME=TARGET; may be repeated");
   app.add_option("--log", a.log_file, "For --listen: log to this file instead of standard error");
   app.set_version_flag("--version", std::string("somfs-mirrord ") + kVersion);
   auto complain = [](const Error& e) {

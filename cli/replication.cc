@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cli/target.h"
+#include "cli/target_connector.h"
 #include "common/fd.h"
 #include "common/log.h"
 #include "common/printable.h"
@@ -31,42 +32,6 @@ Result<replicator::Mode> mode_of(const std::string& text) {
     if (text == replicator::name_of(m)) return m;
   return fail(Exit::usage, "unknown mode", printable(text), {}, "use async, semi or sync");
 }
-
-class TargetConnector final : public replicator::Connector {
- public:
-  TargetConnector(Target target, const replicator::StreamSettings& link) : target_(std::move(target)), settings_(link) {}
-
-  Result<std::unique_ptr<replicator::Transport>> connect() override {
-    auto link = std::make_unique<MirrorLink>(target_, MirrorLink::Missing::make, settings_);
-    MirrorLink* fresh = link.get();
-    {
-      Lock l(mutex_);
-      link_.swap(link);
-      if (interrupted_) fresh->interrupt();
-    }
-    return fresh->connect();
-  }
-  Status finish() override {
-    MirrorLink* link = nullptr;   // stays where an interruption finds it
-    {
-      Lock l(mutex_);
-      link = link_.get();
-    }
-    return link != nullptr ? link->finish() : Status();
-  }
-  void interrupt(bool on) override {
-    Lock l(mutex_);
-    interrupted_ = on;
-    if (on && link_) link_->interrupt();
-  }
-
- private:
-  const Target target_;
-  const replicator::StreamSettings settings_;
-  Mutex mutex_;
-  std::unique_ptr<MirrorLink> link_ GUARDED_BY(mutex_);
-  bool interrupted_ GUARDED_BY(mutex_) = false;
-};
 
 // Of the last group.
 Json stages_json(const replicator::StageTimes& times) {

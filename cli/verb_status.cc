@@ -6,6 +6,7 @@
 #include <ctime>
 #include <thread>
 
+#include "cli/forwarding.h"
 #include "cli/terminal.h"
 #include "cli/verb.h"
 #include "cli/watchman.h"
@@ -112,6 +113,9 @@ Result<Json> sources_of(const std::string& store) {
   Json all{{"schema", 1}, {"store", store}, {"running", kept["running"]}, {"sources", kept["sources"]}};
   for (const char* limit : {"suspect_after_s", "lost_after_s"})
     if (kept.contains(limit) && kept[limit].is_number()) all[limit] = kept[limit];
+  SOMFS_TRY_ASSIGN(const Json forwards, Forwarding::kept(store));
+  all["forwarding"] = forwards["forwarding"];
+  all["forwards"] = forwards["forwards"];
   return all;
 }
 
@@ -122,7 +126,18 @@ std::string screen_of_store(const Json& v) {
     s += row(one.value("volume", ""), one.value("state", "") + (one["heard"].is_number() ? ", last heard " + moment(one["heard"]) : ", never heard") +
                                           (host.empty() ? "" : ", from " + printable(host)));
   }
-  return v["sources"].empty() ? s + "  no source has called so far\n" : s;
+  if (v["sources"].empty()) s += "  no source has called so far\n";
+  for (const auto& f : v["forwards"]) {
+    const std::uint64_t epoch = f.value("epoch", 0ull), committed = f.value("committed", 0ull);
+    s += row(f.value("volume", ""), "to " + printable(f.value("target", "")) + "  " + f.value("state", "") +
+                                        (epoch == 0 ? ", not known what it holds" : ", it holds epoch " + std::to_string(epoch)) +
+                                        (epoch != committed ? " of " + std::to_string(committed) : "") +
+                                        (v.value("forwarding", false) ? "" : " when a daemon last ran"));
+    if (f.contains("percent") && f["percent"].is_number()) s += row("", std::to_string(static_cast<int>(f.value("percent", 0.0))) + " % of the comparison");
+    if (!f.value("reason", "").empty()) s += row("", printable(f.value("reason", "")));
+    if (f.value("spool_bytes", 0ull) != 0) s += row("", human_bytes(f.value("spool_bytes", 0ull)) + " are kept for the next mirrors");
+  }
+  return s;
 }
 
 Result<Exit> show(const Options& o, Terminal& t) {

@@ -18,9 +18,6 @@ class ForwardedMirror final : public Forwarded, public std::enable_shared_from_t
 
   // For a conversation; made when there is none. Exit::locked at once while it has to stand still, and when somebody else has it.
   Result<std::unique_ptr<Mirror>> open();
-  // Around the transport of a conversation (borrowed), which it ends with Exit::locked between two epochs when the mirror has to stand still.
-  std::unique_ptr<Transport> yielding(Transport& transport);
-
   Spool& spool() override { return *spool_; }
   Result<std::unique_ptr<StandStill>> stand_still(const std::function<bool()>& give_up) override;
   Status look() override;
@@ -32,6 +29,26 @@ class ForwardedMirror final : public Forwarded, public std::enable_shared_from_t
   const std::string path_;
   const std::shared_ptr<Spool> spool_;
   std::atomic<unsigned> wanted_{0};   // forwards that have it or wait for it
+};
+
+// Around the transport of a conversation (borrowed), which it ends with Exit::locked between two epochs when the mirror has to stand still.
+class Yielding final : public Transport {
+ public:
+  explicit Yielding(Transport& transport) : transport_(transport) {}
+  void with(std::shared_ptr<const ForwardedMirror> mirror) { mirror_ = std::move(mirror); }   // once it is known which one it is about; by whoever receives
+  Status send(Message message) override { return transport_.send(std::move(message)); }
+  Result<Message> receive() override;
+  void close() noexcept override { transport_.close(); }
+  std::uint64_t bytes_sent() const override { return transport_.bytes_sent(); }
+  std::uint64_t bytes_received() const override { return transport_.bytes_received(); }
+  StageSums stages() const override { return transport_.stages(); }
+
+ private:
+  Result<Message> part();
+  bool wanted() const { return mirror_ && mirror_->wanted() && !in_epoch_; }
+  Transport& transport_;
+  std::shared_ptr<const ForwardedMirror> mirror_;
+  bool in_epoch_ = false;
 };
 
 }  // namespace somfs::replicator

@@ -68,8 +68,9 @@ class Road final : public Connector {
     Lock l(mutex_);
     far_ = std::move(theirs);
     serving_ = std::jthread([this, far = far_.get()] {
-      auto yielding = to_.desk->yielding(*far);
-      served_ = serve(*yielding, [this](const Hello&) { return to_.desk->open(); });
+      Yielding yielding(*far);
+      yielding.with(to_.desk);
+      served_ = serve(yielding, [this](const Hello&) { return to_.desk->open(); });
       far->close();
     });
     return std::move(mine);
