@@ -10,6 +10,7 @@
 #include "replicator/keys.h"
 #include "replicator/mirror_journal.h"
 #include "replicator/reception.h"
+#include "replicator/spool.h"
 #include "snapshot/dirty_set.h"
 #include "snapshot/journal_epochs.h"
 #include "snapshot/journal_log.h"
@@ -329,6 +330,37 @@ void redo() {
   std::filesystem::remove(top / "list");
 }
 
+// Epoch 7, after 6 (spool_fuzz.cc).
+void spool() {
+  Fd dir(::open(top.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  for (const bool whole : {true, false}) {
+    Spool kept(Spool::kDefaultBound);
+    kept.enlist();
+    Standing here;
+    here.mirror = here.volume = here.at.generation = Uuid::from_raw("0123456789abcdef");
+    here.at.epoch = 6;
+    kept.align(dir.get(), here, 0);
+    Begin begin;
+    begin.base_epoch = 6;
+    begin.epoch = 7;
+    begin.generation = here.at.generation;
+    begin.strategy = "differential";
+    kept.begin(begin);
+    model::State from, to;
+    from.nodes.clear();
+    to.add(to.root, "a", Kind::file, "content");
+    to.sweep();
+    std::string records = model::plan(from, to);
+    if (!whole) RecordWriter(records).reuse(std::string(32, 'h'));
+    kept.take(records);
+    kept.seal();
+    std::ifstream in(top / "forward" / "00000000000000000001", std::ios::binary);
+    seed("spool", whole ? "whole" : "touched", {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()});
+    kept.forget();
+  }
+  std::filesystem::remove_all(top / "forward");
+}
+
 void config() {
   seed("config", "all", "[volume]\nexclude = [\"tmp\", \"/a/b/\"]\n[snapshot]\nreserve = \"5%\"\nexpire = \"1d\"\nindex_memory = \"1MiB\"\n"
                         "parked = 65536\nhold = \"500ms\"\ndrain = 0.5\n[journal]\nmemory = \"64MiB\"\n"
@@ -422,6 +454,7 @@ int main(int argc, char** argv) {
   journal();
   store();
   redo();
+  spool();
   channels();
   receptions();
   control();

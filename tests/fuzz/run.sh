@@ -6,7 +6,7 @@
 set -eu
 build=$1 seconds=$2
 shift 2
-[ $# -gt 0 ] || set -- frame channel bodies session receive answers dirty_set journal journal_open store_log store_open redo delta config reception control
+[ $# -gt 0 ] || set -- frame channel bodies session receive answers dirty_set journal journal_open store_log store_open redo spool delta config reception control
 kept=$(dirname "$0")/corpus
 here=$build/tests/fuzz
 # In memory: the scratch directories of fuzzers that need files, also of those that died.
