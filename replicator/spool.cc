@@ -382,21 +382,22 @@ void Spool::make_room() {
   else lose_part();
 }
 
+Status Spool::collect(const Link& link, std::unordered_set<ObjectId>* ids) const {
+  Fd file(::openat(dir_.get(), name_of(link.number).c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC));
+  if (!file) return fail_errno("cannot open a spooled epoch");
+  SOMFS_TRY_ASSIGN(SpoolReader reader, SpoolReader::open(std::move(file)));
+  return reader.touched([&](const ObjectId& id) { ids->insert(id); });
+}
+
 // In place of its records only what it touched, together with what is before it where nobody stands between the two.
 Status Spool::thin(std::size_t index) {
   Link& link = links_[index];
   std::unordered_set<ObjectId> ids;
   std::size_t first = index;
-  auto collect = [&](const Link& one) -> Status REQUIRES(mutex_) {
-    Fd file(::openat(dir_.get(), name_of(one.number).c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC));
-    if (!file) return fail_errno("cannot open a spooled epoch");
-    SOMFS_TRY_ASSIGN(SpoolReader reader, SpoolReader::open(std::move(file)));
-    return reader.touched([&](const ObjectId& id) { ids.insert(id); });
-  };
-  SOMFS_TRY(collect(link));
+  SOMFS_TRY(collect(link, &ids));
   const bool between = index > 0 && std::any_of(readers_.begin(), readers_.end(), [&](const auto& r) { return r.second && *r.second == link.from; });
   if (index > 0 && !links_[index - 1].whole && !between) {
-    SOMFS_TRY(collect(links_[index - 1]));
+    SOMFS_TRY(collect(links_[index - 1], &ids));
     first = index - 1;
   }
   if (ids.size() > kMostTouched) return fail(Exit::temporary, "too much has changed to be kept for the next mirror");

@@ -5,9 +5,9 @@
 #pragma once
 
 #include <atomic>
-#include <compare>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -126,6 +126,7 @@ class Spool {
   void lose_part();
   void make_room() EXCLUDES(mutex_);
   std::uint64_t limit() const REQUIRES(mutex_);
+  Status collect(const Link& link, std::unordered_set<ObjectId>* ids) const REQUIRES(mutex_);
   Status thin(std::size_t index) REQUIRES(mutex_);
   void cut(std::size_t links) REQUIRES(mutex_);     // the first so many go
   void prune() REQUIRES(mutex_);
