@@ -228,6 +228,7 @@ void Spool::begin(const Begin& begin) {
     part.number = next_++;
     part.head = {true, standing_->at, begin};
     part.file = Fd(::openat(dir_.get(), name_of(part.number).c_str(), O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600));
+    if (!part.file) aligned_ = false;   // its directory may have been removed: the next opening makes it anew
   }
   // A tree that no epoch made goes by ids of our own.
   {
