@@ -93,11 +93,19 @@ TEST_F(ChainTest, BeyondTheBoundItIsComparedWithWhatWasTouched) {
   Site a(30'000), b;
   Way ab(a, b);
   o.go_on(a, 3);
+  const ObjectId stays = o.now.add(o.now.root, "stays", Kind::file, "before");
+  o.now.sweep();
+  ASSERT_TRUE(o.commit(a));
   ASSERT_TRUE(ab.arrives(o.epoch));
   ab.forward.reset();
   Way away(a, b, false);
   ASSERT_TRUE(away.becomes("DEGRADED"));
-  o.go_on(a, 40);
+  o.now.nodes[stays].data = "behind";   // the same size and times
+  for (int i = 0; i < 5; ++i) {
+    o.now.add(o.now.root, "g" + std::to_string(i), Kind::file, std::string(20'000, 'g'));
+    o.now.sweep();
+    ASSERT_TRUE(o.commit(a));
+  }
   EXPECT_LE(a.desk->spool().bytes(), 30'000u);
   snapshot::DirtySet touched;
   EXPECT_TRUE(a.desk->spool().touched(b.standing().at, &touched));
