@@ -53,6 +53,10 @@ TEST_F(ChainTest, WhatIsCommittedGoesDownTheChain) {
   EXPECT_EQ(first.at, last.at);
   EXPECT_EQ(first.volume, last.volume);
   EXPECT_NE(first.mirror, last.mirror);
+  // The same groups are behind both.
+  auto root_of = [](const Site& site) { return Mirror::open(site.dir.path, Mirror::Mode::existing).value()->welcome().root; };
+  EXPECT_FALSE(root_of(a).empty());
+  EXPECT_EQ(root_of(a), root_of(c));
 }
 
 TEST_F(ChainTest, AMirrorThatHoldsMuchIsCopied) {
