@@ -685,11 +685,12 @@ TEST_F(RelationTest, TheMirrorAloneIsAlwaysTheCutOfItsEpoch) {
   live.record = live.still().preserves = true;
   std::set<std::uint64_t> seen;
   int agreed = 0;
-  for (int i = 0; i < 25; ++i) {
+  for (int i = 0; i < 18; ++i) {
     begin();
     std::atomic<bool> over{false};
     std::jthread writer([&, mine = random()] {
-      for (std::mt19937 r(static_cast<unsigned>(mine)); !over;) live.change([&](World& w) { random_round(w, r); });
+      for (std::mt19937 r(static_cast<unsigned>(mine)); !over; std::this_thread::sleep_for(std::chrono::milliseconds(2)))
+        live.change([&](World& w) { random_round(w, r); });
     });
     if (i % 3 == 0) {
       EXPECT_TRUE(sync());
