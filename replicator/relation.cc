@@ -282,6 +282,9 @@ void Relation::Impl::count_flying() {
 // way has room for those that are on it.
 bool Relation::Impl::room() const {
   if (lone && !flying.empty()) return false;
+  // While a group is sent nobody looks at what the mirror says: where somebody waits for that (sync), or what it takes in a second is learned from
+  // when it says it (semi), the answer comes first.
+  if (settings.mode != Mode::async) return unanswered() == 0;
   const double on_the_way = way_s / std::max(pace->decision().interval_s, 1e-3);
   const std::size_t most = std::min<std::size_t>(settings.pace.credits, kMostWindow);
   return unanswered() < std::min(most, kLeastWindow + static_cast<std::size_t>(std::min(on_the_way, 1e3)));

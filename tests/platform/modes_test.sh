@@ -186,7 +186,8 @@ print("most", max(lags), "worst", worst, "bytes", n * 16384)
 # Without it: some GB in that time, and a lag of the whole of it.
 sys.exit(not (max(lags) < 6 and worst < 2 and n * 16384 > 5 << 20))
 PY
-same "$(cat "$scratch/semi")" "$?" 0
+code=$?
+same "$(cat "$scratch/semi")" "$code" 0
 cat "$scratch/semi"
 check "syncs" somfs-ctl sync "$d" --timeout 120
 check "equal" treecmp "$d" "$m/tree" --skip .somfs
