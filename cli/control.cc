@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 
 #include <boost/filesystem.hpp>
 
@@ -148,6 +149,14 @@ Result<Connection> connect_path(const std::string& path) {
   return Connection(std::move(s));
 }
 
+// A whole number of that name, where there is one that an int can hold.
+int whole(const Json& j, const char* name, int otherwise) {
+  const auto at = j.find(name);
+  if (at == j.end() || !at->is_number_integer()) return otherwise;
+  const auto n = at->get<std::int64_t>();   // what is larger than that comes out negative
+  return n >= 0 && n <= std::numeric_limits<int>::max() ? static_cast<int>(n) : otherwise;
+}
+
 }  // namespace
 
 std::vector<Mounted> mounted_volumes() {
@@ -163,7 +172,7 @@ std::vector<Mounted> mounted_volumes() {
       Mounted m;
       m.dir = j.value("dir", "");
       m.mountpoint = j.value("mountpoint", "");
-      m.pid = j.value("pid", 0);
+      m.pid = whole(j, "pid", 0);
       m.socket = (it->path().parent_path() / (it->path().stem().string() + ".sock")).string();
       if (m.pid <= 0 || (::kill(m.pid, 0) != 0 && errno == ESRCH)) continue;
       all.push_back(std::move(m));
@@ -187,7 +196,7 @@ Result<Json> answer_of(Result<Json> line) {
   auto e = line->find("error");
   if (e == line->end() || !e->is_object()) return line;
   Error error;
-  error.exit = static_cast<Exit>(e->value("exit", 75));
+  error.exit = static_cast<Exit>(whole(*e, "exit", 75));
   error.what = e->value("what", "failed");
   error.on = e->value("on", "");
   error.why = e->value("why", "");
