@@ -401,12 +401,15 @@ Status Relation::Impl::take_verdict(Session& session) {
   Sent& group = flying.front();
   group.report = std::move(verdict.report);
   if (verdict.applied) {
-    measure_acknowledged(group.report);
-    shown(group.holds, group.wanted);
-    Lock l(mutex);
-    counts.times[static_cast<std::size_t>(Stage::apply)] = group.report.times[static_cast<std::size_t>(Stage::apply)];
+    const Sent landed_group = std::move(group);
     flying.pop_front();
-    count_flying();
+    measure_acknowledged(landed_group.report);
+    {
+      Lock l(mutex);                                   // before whoever waits for it in sync() hears of it, and looks
+      counts.times[static_cast<std::size_t>(Stage::apply)] = landed_group.report.times[static_cast<std::size_t>(Stage::apply)];
+      count_flying();
+    }
+    shown(landed_group.holds, landed_group.wanted);
     return {};
   }
   if (group.report.held) return fail(Exit::person, "held at the mirror", printable(settings.target), group.report.held_reason);
