@@ -237,7 +237,8 @@ class Bottleneck final : public Base {
       drift_ = scatter_ = 0;
     } else if (std::exchange(slowest->fresh, false)) {   // every measurement moves the interval once
       const double gain = (out_.need_s > now ? set_.beta : set_.alpha) * agreement((out_.need_s - now) / now, out_.noise);
-      move_to(std::max(floor(), now + gain * (out_.need_s - now)));
+      // One group that took long need not be one of many: it does not take the interval further than a step would.
+      move_to(std::max(floor(), std::min(now + gain * (out_.need_s - now), kMostUp * now)));
     }
     // A stall or two look like a lane that has become slow for every byte, and the interval like one for groups that would take seconds. The first
     // group that does not take them shows it: what is collected for much longer than any lane was busy waits for nothing.

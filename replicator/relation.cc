@@ -16,6 +16,7 @@
 #include "common/sync.h"
 #include "replicator/held_answers.h"
 #include "replicator/migration.h"
+#include "replicator/plan.h"
 #include "replicator/sign_of_life.h"
 
 namespace somfs::replicator {
@@ -39,6 +40,9 @@ std::string seconds(double s) {
   std::snprintf(b, sizeof b, "%g s", s);
   return b;
 }
+
+// A copy or a comparison of the whole tree takes what the tree takes: it says nothing about the changes of an interval.
+bool tells(const MigrateReport& report) { return report.strategy == name_of(Strategy::differential); }
 
 const char* state_after(const Error& e) {
   return e.exit == Exit::person ? e.what.starts_with("held") ? "HELD" : "SPLIT" : "DEGRADED";
@@ -371,7 +375,7 @@ Status Relation::Impl::send(Session& session, Progress& talk) {
     next_cut = group.begun + static_cast<std::int64_t>(decision.interval_s * 1e9);
   }
   if (sent.asked) {
-    lone = group.report.strategy != "differential" || !group.report.unreadable.empty();
+    lone = !tells(group.report) || !group.report.unreadable.empty();
     flying.push_back(std::move(group));
     Lock l(mutex);
     count_flying();
@@ -499,6 +503,10 @@ void Relation::Impl::too_late() {
 
 // What the pace is told. What this side does around an epoch, cutting and noting the acknowledgement, is part of its grouping.
 void Relation::Impl::measure_sent(const MigrateReport& report, std::int64_t begun, std::int64_t own_ns) {
+  if (!tells(report)) {
+    last_cut = begun;
+    return;
+  }
   GroupDone done;
   done.bytes = report.bytes_source;
   done.opened_ns = last_cut != 0 ? last_cut : begun;
@@ -511,6 +519,7 @@ void Relation::Impl::measure_sent(const MigrateReport& report, std::int64_t begu
 }
 
 void Relation::Impl::measure_acknowledged(const MigrateReport& report) {
+  if (!tells(report)) return;
   Acknowledged acknowledged;
   acknowledged.bytes = report.bytes_source;
   acknowledged.now_ns = clock.mono_ns();

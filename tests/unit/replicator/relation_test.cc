@@ -561,6 +561,14 @@ TEST_F(RelationTest, TheNextGroupIsSentBeforeTheAnswerToTheOneBefore) {
   live.expect_equal();
 }
 
+TEST_F(RelationTest, WhatTheFirstCopyTakesIsNoPaceForWhatComesAfterIt) {
+  for (unsigned i = 0; i < 40; ++i) live.change([&](World& w) { w.write("d/large" + std::to_string(i), noise(1 << 20, i)); });
+  begin();
+  ASSERT_TRUE(sync());
+  EXPECT_EQ(relation->status().decision.interval_s, PaceSettings().first_s);
+  end();
+}
+
 TEST_F(RelationTest, AcknowledgedIsNotYetShown) {
   begin();
   ASSERT_TRUE(sync());
