@@ -176,8 +176,8 @@ Result<replicator::RelationSettings> Replication::settings_of(const Json& stored
     return fail(Exit::usage, "cannot replicate like that:", "the lag may be bound to 0.1 to 3600 seconds", {}, "see --lag-bound");
   SOMFS_TRY_ASSIGN(const auto link, link_settings(parts_.config, stored.value("pipeline", ""), stored.value("compress", "")));
   SOMFS_TRY_ASSIGN(s.pace.pacing, pacing_of(stored.value("pacing", "bottleneck")));
-  // Every group costs some flushes on both sides: more than fifty a second, or all of a disk's time, would be felt by the application.
-  s.pace.min_s = 0.02;
+  // Every group costs some flushes on both sides: more than thirty a second, or all of a disk's time, would be felt by the application.
+  s.pace.min_s = 0.03;
   s.pace.max_s = 1;   // what a second of changes costs does not become less in five
   s.pace.share = 0.5;
   s.pace.lanes = replicator::lanes_of(link.sending);

@@ -119,6 +119,8 @@ Result<std::shared_ptr<Segment>> Segment::create(int dir_fd, std::uint64_t numbe
   if (e == 0) {
     map = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
     if (map == MAP_FAILED) e = errno;
+    // It is filled from front to back and hardly ever whole: reading ahead would only clear pages, up to megabytes at the first store.
+    else (void)::madvise(map, bytes, MADV_RANDOM);
   }
   if (e != 0) {
     ::unlinkat(dir_fd, name.c_str(), 0);
