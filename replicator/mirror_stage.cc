@@ -206,7 +206,7 @@ Status Receiver::Leaf::make() {
   return settle(made.get());
 }
 
-Receiver::Receiver(Parts parts) : p_(std::move(parts)), next_row_(p_.first_new) {
+Receiver::Receiver(Parts parts) : p_(std::move(parts)), next_row_(p_.first_new), early_(p_.paths->stage()) {
   rs_trace_set_level(RS_LOG_CRIT);   // a peer's bad delta is our error to tell, not a line on standard error
 }
 Receiver::~Receiver() = default;
@@ -240,6 +240,7 @@ Status Receiver::take(std::string_view records) {
   if (pending_ && pending_->record.attr.kind == Kind::file && pending_->record.attr.size > 0) SOMFS_TRY(start_stream());
   SOMFS_TRY(leaf_done());
   SOMFS_TRY(run_leaves());
+  early_.staged(records.size());
   return p_.redo->flush();
 }
 
@@ -250,6 +251,7 @@ Status Receiver::finish() {
 }
 
 Status Receiver::sync() {
+  if (const int e = early_.end(); e != 0) return fail_errno("cannot sync the mirror", {}, e);
   if (many_) {
     if (::syncfs(p_.paths->stage()) != 0) return fail_errno("cannot sync the mirror");
     return {};

@@ -16,6 +16,7 @@
 
 #include "common/fd.h"
 #include "common/result.h"
+#include "replicator/early_sync.h"
 #include "replicator/group.h"
 #include "replicator/mirror_catalog.h"
 #include "replicator/mirror_journal.h"
@@ -112,6 +113,7 @@ class Receiver {
   std::unordered_map<ObjectId, Row> directories_;
   std::vector<Fd> fresh_;
   bool many_ = false;          // too many to sync one by one
+  EarlySync early_;
   std::uint64_t staged_bytes_ = 0;
 };
 

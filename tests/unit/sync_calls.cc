@@ -4,15 +4,27 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <mutex>
+#include <optional>
+#include <utility>
 
 namespace somfs::test {
 namespace {
 
 std::mutex mutex;
 std::function<void(int, Sync)> listener;
+std::optional<std::pair<Sync, int>> due;
 
 int call(long number, int fd, Sync what) {
+  {
+    std::lock_guard lock(mutex);
+    if (due && due->first == what) {
+      errno = due->second;
+      due.reset();
+      return -1;
+    }
+  }
   const int rc = static_cast<int>(::syscall(number, fd));
   if (rc == 0) {
     std::lock_guard lock(mutex);
@@ -26,6 +38,16 @@ int call(long number, int fd, Sync what) {
 void on_sync(std::function<void(int, Sync)> seen) {
   std::lock_guard lock(mutex);
   listener = std::move(seen);
+}
+
+void fail_next(Sync what, int error) {
+  std::lock_guard lock(mutex);
+  due = {what, error};
+}
+
+bool is_due() {
+  std::lock_guard lock(mutex);
+  return due.has_value();
 }
 
 }  // namespace somfs::test

@@ -12,4 +12,8 @@ enum class Sync { file, file_system };
 // Called after each sync that succeeded, on the thread that made it, until it is set anew; empty: nobody listens.
 void on_sync(std::function<void(int fd, Sync what)> seen);
 
+// The next one of that kind fails so, on whichever thread it is made; once. is_due(): not yet.
+void fail_next(Sync what, int error);
+bool is_due();
+
 }  // namespace somfs::test

@@ -6,10 +6,14 @@
 #include <limits.h>
 #include <sys/stat.h>
 
+#include <cerrno>
+#include <chrono>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "replicator/early_sync.h"
 #include "replicator/mirror.h"
 #include "tests/unit/replicator/mirror_model.h"
 #include "tests/unit/sync_calls.h"
@@ -123,6 +127,25 @@ TEST_F(MirrorSync, many_objects_are_synced_together) {
   });
   EXPECT_TRUE(has(between(0), "*"));
   EXPECT_TRUE(has(between(0), kState + "/journal/" + std::to_string(epoch_)));
+}
+
+// The file system tells a write error once: to the sync that was made while the epoch still came in.
+TEST_F(MirrorSync, what_an_early_sync_met_fails_the_epoch) {
+  State large = state_;
+  for (int i = 0; i < 70; ++i) large.add(large.root, "n" + std::to_string(i), Kind::file, std::string(1 << 20, static_cast<char>('a' + i % 26)));
+  large.sweep();
+  for (bool fails : {true, false}) {
+    const std::string records = plan(state_, large);
+    ASSERT_GT(records.size(), EarlySync::kEvery);
+    if (fails) test::fail_next(test::Sync::file_system, EIO);
+    ASSERT_TRUE(mirror_->begin(begin(epoch_, epoch_ + 1)));
+    ASSERT_TRUE(mirror_->receive(records));
+    for (int i = 0; i < 3000 && test::is_due(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    ASSERT_FALSE(test::is_due()) << "there is no early sync";
+    auto done = mirror_->commit();
+    EXPECT_EQ(static_cast<bool>(done), !fails);
+    if (fails) mirror_->abort();
+  }
 }
 
 TEST_F(MirrorSync, what_was_applied_is_durable_before_the_list_may_go) {
