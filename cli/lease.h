@@ -2,7 +2,9 @@
 // Which targets are being written to right now: a second run onto one is told who is at it (Exit::locked).
 #pragma once
 
-#include <set>
+#include <poll.h>
+
+#include <map>
 #include <string>
 
 #include "common/sync.h"
@@ -31,9 +33,18 @@ class TargetLocks {
     TargetLocks* locks_ = nullptr;
     std::string target_;
   };
-  Hold take(const std::string& target) {
+  // `peer`: the connection of whom it is for, open for as long as it is held; -1: this process itself.
+  Hold take(const std::string& target, int peer = -1) {
     Lock lock(mutex_);
-    return held_.insert(target).second ? Hold(this, target) : Hold();
+    return held_.try_emplace(target, peer).second ? Hold(this, target) : Hold();
+  }
+  // It is held for somebody who has gone, and will be free.
+  bool leaving(const std::string& target) const {
+    Lock lock(mutex_);
+    auto held = held_.find(target);
+    if (held == held_.end() || held->second < 0) return false;
+    pollfd p{held->second, 0, 0};
+    return ::poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR)) != 0;
   }
   bool held(const std::string& target) const {
     Lock lock(mutex_);
@@ -46,7 +57,7 @@ class TargetLocks {
     held_.erase(target);
   }
   mutable Mutex mutex_;
-  std::set<std::string> held_ GUARDED_BY(mutex_);
+  std::map<std::string, int> held_ GUARDED_BY(mutex_);
 };
 
 }  // namespace somfs::cli

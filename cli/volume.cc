@@ -571,7 +571,7 @@ void Volume::Impl::serve_source(Connection& c, const Json& request) {
   const Replication::Aside aside = purpose == "migrate" || purpose == "verify" ? replication->step_aside(target) : nullptr;
   if (purpose == "migrate" || aside) {
     // A run that was killed or lost its link holds the lock until this process has noticed: whoever runs it again is not refused for that.
-    for (int tries = 0; !(hold = locks.take(target)) && tries < 100; ++tries) {
+    for (int tries = 0; !(hold = locks.take(target, c.fd())) && tries < (locks.leaving(target) ? 3000 : 100); ++tries) {
       const timespec tick{0, 10'000'000};
       ::nanosleep(&tick, nullptr);
     }

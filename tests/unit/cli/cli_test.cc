@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -127,6 +129,22 @@ TEST(Target, Spellings) {
     ASSERT_FALSE(t) << bad;
     EXPECT_EQ(t.error().exit, Exit::usage) << bad;
   }
+}
+
+TEST(TargetLocks, WhoHasGoneIsKnownBeforeTheLockIsFree) {
+  TargetLocks locks;
+  int ends[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+  auto hold = locks.take("/m", ends[0]);
+  EXPECT_FALSE(locks.leaving("/m"));
+  ::close(ends[1]);
+  EXPECT_TRUE(locks.leaving("/m"));
+  EXPECT_FALSE(locks.take("/m"));
+  hold = {};
+  EXPECT_FALSE(locks.leaving("/m"));
+  ::close(ends[0]);
+  hold = locks.take("/m");
+  EXPECT_FALSE(locks.leaving("/m")) << "this process itself";
 }
 
 TEST(TargetLocks, SecondRunIsRefusedUntilTheFirstIsGone) {
