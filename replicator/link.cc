@@ -42,6 +42,7 @@ void Link::run() {
   bool more = true;
   while (more) {
     auto m = transport_.receive();
+    if (m) progress_.heard_ns = SystemClock().mono_ns();
     if (m && m->type == MessageType::progress) continue;
     const bool verdict = m && (m->type == MessageType::committed || m->type == MessageType::applied);
     more = m && m->type != MessageType::error;

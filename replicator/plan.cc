@@ -36,6 +36,10 @@ Result<Choice> choose(const Source& source, const Welcome& welcome, const Migrat
   return Choice{Strategy::gap_scan, source.compare_content || welcome.epoch > source.base_epoch};
 }
 
+bool states_all(const Welcome& welcome, const MigrateOptions& options) {
+  return options.want == MigrateOptions::Want::full || (options.want == MigrateOptions::Want::automatic && welcome.epoch == 0 && !welcome.foreign_tree);
+}
+
 std::vector<Birth> order_births(std::vector<Birth> births) {
   std::unordered_map<ObjectId, std::size_t> at;
   for (std::size_t i = 0; i < births.size(); ++i) at.emplace(births[i].object, i);

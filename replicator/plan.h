@@ -19,6 +19,9 @@ struct Choice {
 // A differential that was demanded and cannot be: Exit::temporary with the reason. `root`: the volume's.
 Result<Choice> choose(const Source& source, const Welcome& welcome, const MigrateOptions& options, const ObjectId& root);
 
+// Whatever has changed, all of it is stated: nobody need ask what has.
+bool states_all(const Welcome& welcome, const MigrateOptions& options);
+
 // Where the new objects of a dirty set are born: each after its directory, when that is new too.
 struct Birth {
   ObjectId object, parent;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <condition_variable>
 #include <cstdio>
 #include <deque>
@@ -735,6 +736,10 @@ RelationStatus Relation::status() const {
       s.waiting = impl_->answers->waiting();
     }
     if (!impl_->connected && s.reason.empty()) s.reason = impl_->paused ? "" : impl_->progress == nullptr ? "connecting" : "comparing with the mirror";
+    if (const Progress* p = impl_->progress; p != nullptr && impl_->under_way != 0 && s.reason.empty()) {
+      const double silent_s = static_cast<double>(impl_->clock.mono_ns() - std::max(impl_->under_way, p->heard_ns.load())) / 1e9;
+      if (silent_s > impl_->settings.silence_s) s.reason = "the mirror has said nothing for " + seconds(std::floor(silent_s)) + ": it is busy, or it hangs";
+    }
     if (const Progress* p = impl_->progress; p != nullptr && impl_->under_way != 0 && p->bytes_total != 0)
       s.percent = std::min(100.0, 100.0 * static_cast<double>(p->bytes) / static_cast<double>(p->bytes_total));
   }

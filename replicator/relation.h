@@ -79,6 +79,7 @@ struct RelationSettings {
   double first_retry_s = 0.2, last_retry_s = 30;            // after a failure; doubling in between, and scattered
   double decision_s = 5;                                    // HELD, SPLIT: the mirror is asked again so often
   double unreadable_s = 60;                                 // between comparisons while files cannot be read
+  double silence_s = 10;                                    // a mirror that says nothing for longer while it has an epoch is named as such
   double alive_s = 0;                                       // how often a mirror that watches its sources is told that this one lives; 0: never
 };
 

@@ -127,7 +127,7 @@ Result<Session::Sent> Session::send(Tree& tree, const Source& asked, const Migra
   const StageSums before = transport_.stages();
   const double waited = link_.sending_s();
   Source source = asked;
-  SOMFS_TRY(resolve(source, welcome_));
+  if (!states_all(welcome_, options)) SOMFS_TRY(resolve(source, welcome_));
   Sent sent;
   MigrateReport& report = sent.report;
   report.mirror = welcome_.mirror;

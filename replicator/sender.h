@@ -76,6 +76,7 @@ struct MigrateReport {
 struct Progress {
   std::atomic<std::uint64_t> files{0}, bytes{0};      // done
   std::atomic<std::uint64_t> files_total{0}, bytes_total{0};  // as far as known; 0: unknown
+  std::atomic<std::int64_t> heard_ns{0};              // monotonic: when the mirror last said something
   std::atomic<const char*> phase{""};
   std::atomic<bool> totals{false};                    // set by the caller: somebody looks, so a full copy counts what lies before it
   std::atomic<bool> cancelled{false};                 // set by the caller: the run stops with Exit::interrupted

@@ -561,6 +561,18 @@ TEST_F(RelationTest, TheNextGroupIsSentBeforeTheAnswerToTheOneBefore) {
   live.expect_equal();
 }
 
+TEST_F(RelationTest, AMirrorThatSaysNothingIsNamed) {
+  begin(false, [](RelationSettings& s) { s.silence_s = 0.3; });
+  ASSERT_TRUE(sync());
+  wire->heard.silent = MessageType::committed;
+  live.change([](World& w) { w.write("d/small", "on its way"); });
+  EXPECT_TRUE(eventually([&] { return relation->status().reason.starts_with("the mirror has said nothing for "); })) << relation->status().reason;
+  wire->heard.silent = MessageType::error;
+  ASSERT_TRUE(sync());
+  EXPECT_EQ(relation->status().reason, "");
+  end();
+}
+
 TEST_F(RelationTest, WhatTheFirstCopyTakesIsNoPaceForWhatComesAfterIt) {
   for (unsigned i = 0; i < 40; ++i) live.change([&](World& w) { w.write("d/large" + std::to_string(i), noise(1 << 20, i)); });
   begin();
