@@ -39,6 +39,10 @@ std::string human_seconds(double s) {
   return b;
 }
 
+std::string counted(std::uint64_t n, const char* one, const char* more) {
+  return std::to_string(n) + " " + (n == 1 ? one : more != nullptr ? std::string(more) : std::string(one) + "s");
+}
+
 Result<std::uint64_t> parse_bytes(const std::string& text) {
   char* end = nullptr;
   double v = std::strtod(text.c_str(), &end);

@@ -32,21 +32,19 @@ std::string screen(const Json& v) {
   char b[256];
   s += row("mounted", printable(v.value("mountpoint", "")) + ", " + v.value("mode", "") + ", for " + human_seconds(v.value("uptime_s", 0.0)));
   if (f.value("count", 0) > 0) {
-    std::snprintf(b, sizeof b, "%d times, median %.2f ms, p99 %.2f ms, longest %.2f ms", f.value("count", 0), f.value("p50", 0.0), f.value("p99", 0.0), f.value("max", 0.0));
-    s += row("frozen", b);
+    std::snprintf(b, sizeof b, ", median %.2f ms, p99 %.2f ms, longest %.2f ms", f.value("p50", 0.0), f.value("p99", 0.0), f.value("max", 0.0));
+    s += row("frozen", counted(f.value("count", 0ull), "time") + b);
   } else {
     s += row("frozen", "never so far");
   }
   const Json& j = v["journal"];
-  std::snprintf(b, sizeof b, "epoch %llu, %llu objects and %llu names changed in it%s", static_cast<unsigned long long>(v.value("epoch", 0ull)),
-                static_cast<unsigned long long>(j.value("dirty_objects", 0ull)), static_cast<unsigned long long>(j.value("dirty_names", 0ull)),
-                j.value("degraded", false) ? ", more than memory holds: kept coarsely" : "");
-  s += row("changes", b);
+  s += row("changes", "epoch " + std::to_string(v.value("epoch", 0ull)) + ", " + counted(j.value("dirty_objects", 0ull), "object") + " and " +
+                          counted(j.value("dirty_names", 0ull), "name") + " changed in it" + (j.value("degraded", false) ? ", more than memory holds: kept coarsely" : ""));
   if (!j.value("trouble", "").empty()) s += row("", "trouble: " + printable(j.value("trouble", "")));
   const Json& g = v["gap_scan"];
   if (g.value("state", "") != "idle") {
-    std::snprintf(b, sizeof b, "%s: %s, %llu objects looked at, %llu suspect", g.value("gap", "").c_str(), g.value("state", "").c_str(),
-                  static_cast<unsigned long long>(g.value("objects", 0ull)), static_cast<unsigned long long>(g.value("suspects", 0ull)));
+    std::snprintf(b, sizeof b, "%s: %s, %s looked at, %llu suspect", g.value("gap", "").c_str(), g.value("state", "").c_str(),
+                  counted(g.value("objects", 0ull), "object").c_str(), static_cast<unsigned long long>(g.value("suspects", 0ull)));
     s += row("gap scan", b);
   }
   std::snprintf(b, sizeof b, "%zu, their pre-images take %s; %s free, %s kept in reserve", v["snapshots"].size(), human_bytes(v.value("store_bytes", 0ull)).c_str(),
@@ -54,24 +52,25 @@ std::string screen(const Json& v) {
   s += row("snapshots", b);
   for (const auto& d : v["dropped"]) s += row("", "dropped " + d.value("name", "") + ": " + printable(d.value("reason", "")));
   for (const auto& m : v["mirrors"]) {
-    double lag = m["acked_lag_s"].is_number() ? m["acked_lag_s"].get<double>() : -1;
+    const double lag = m["acked_lag_s"].is_number() ? m["acked_lag_s"].get<double>() : -1;
+    const double shown = m.contains("applied_lag_s") && m["applied_lag_s"].is_number() ? m["applied_lag_s"].get<double>() : -1;
     s += row("mirror", printable(m.value("target", "")) + "  " + m.value("state", "") +
                            (lag < 0 ? ", holds nothing yet" : lag == 0 ? ", holds all there is" : ", holds the state of " + human_seconds(lag) + " ago") +
-                           (lag < 0 ? "" : " (epoch " + std::to_string(m.value("epoch", 0ull)) + ")"));
+                           (lag < 0 ? "" : " (epoch " + std::to_string(m.value("epoch", 0ull)) + ")") +
+                           (shown > lag ? ", its tree shows that of " + human_seconds(shown) + " ago" : ""));
     if (m.contains("percent") && m.value("state", "") == "CATCHING-UP") s += row("", std::to_string(static_cast<int>(m.value("percent", 0.0))) + " % of the epoch under way");
     if (!m.value("reason", "").empty()) s += row("", printable(m.value("reason", "")));
     if (const Json& p = m["pipeline"]; p.contains("groups")) {
-      std::snprintf(b, sizeof b, "%llu groups, %s read, %s sent; one every %s: %s", static_cast<unsigned long long>(p.value("groups", 0ull)),
-                    human_bytes(p.value("bytes", 0ull)).c_str(), human_bytes(p.value("bytes_wire", 0ull)).c_str(),
-                    human_seconds(p.value("interval_s", 0.0)).c_str(), p.value("pace", "").c_str());
-      s += row("", b);
+      s += row("", counted(p.value("groups", 0ull), "group") + ", " + human_bytes(p.value("bytes", 0ull)) + " read, " + human_bytes(p.value("bytes_wire", 0ull)) + " sent" +
+                       (m.value("in_flight", 0ull) != 0 ? "; " + std::to_string(m.value("in_flight", 0ull)) + " on the way, " + human_bytes(m.value("backlog_bytes", 0ull)) : ""));
+      s += row("", p.value("pace", ""));
     }
     if (m.contains("slowdown_ms")) {
       std::snprintf(b, sizeof b, "mode semi: each change is slowed down by %.1f ms now", m.value("slowdown_ms", 0.0));
       s += row("", b);
     }
     if (m.contains("answers"))
-      s += row("", std::string("mode sync: ") + (m["answers"].value("wait", false) ? std::to_string(m["answers"].value("waiting", 0ull)) + " answers wait for it now" : "no answer waits for it until it has caught up"));
+      s += row("", std::string("mode sync: ") + (m["answers"].value("wait", false) ? counted(m["answers"].value("waiting", 0ull), "answer waits", "answers wait") + " for it now" : "no answer waits for it until it has caught up"));
   }
   if (v["mirrors"].empty()) s += row("mirrors", "none yet: somfs-ctl migrate DIR TARGET");
   std::string force;
