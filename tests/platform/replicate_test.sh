@@ -35,6 +35,9 @@ code_is 1 somfs-ctl replicate "$d" "$d/inside"
 code_is 1 somfs-ctl replicate "$d" "$m" --pacing fast
 code_is 1 somfs-ctl replicate "$d" "$m" --mode sometimes
 code_is 1 somfs-ctl replicate "$d" "$m" --rpo -1
+code_is 1 somfs-ctl replicate "$d" "$m" --share 0
+code_is 1 somfs-ctl replicate "$d" "$m" --alpha 2
+code_is 1 somfs-ctl replicate "$d" "$m" --first 0
 code_is 10 somfs-ctl replicate "$d" somfs://127.0.0.1:9/data
 for verb in pause resume sync "replicate --stop"; do code_is 1 somfs-ctl $verb "$d"; done
 code_is 1 somfs-ctl lose "$d"
@@ -106,7 +109,7 @@ daemon
 target=somfs://127.0.0.1:$port/data
 code_is 10 somfs-ctl replicate "$d" "$target"
 check "pairs" somfs-ctl pair "$target" "$(somfs-mirrord --store "$store" --invite data)"
-check "replicates" somfs-ctl replicate "$d" "$target" --pacing paper --rpo 1
+check "replicates" somfs-ctl replicate "$d" "$target" --pacing paper --rpo 1 --share .25 --alpha .3 --beta .7 --first .05
 code_is 1 somfs-ctl replicate "$d" --stop
 check "syncs both" somfs-ctl sync "$d"
 check "equal" treecmp "$d" "$store/data/tree" --skip .somfs
