@@ -179,11 +179,15 @@ Result<replicator::RelationSettings> Replication::settings_of(const Json& stored
   // Every group costs some flushes on both sides: more than thirty a second, or all of a disk's time, would be felt by the application.
   s.pace.min_s = 0.03;
   s.pace.max_s = 1;   // what a second of changes costs does not become less in five
-  s.pace.share = 0.5;
+  s.pace.share = stored.value("share", 0.5);
+  s.pace.alpha = stored.value("alpha", s.pace.alpha);
+  s.pace.beta = stored.value("beta", s.pace.beta);
+  s.pace.first_s = stored.value("first", s.pace.first_s);
   s.pace.lanes = replicator::lanes_of(link.sending);
   s.pace.rpo_s = stored.value("rpo", 0.0);
   // Nobody is slowed down because groups were collected for longer than there was need.
   if (s.mode == replicator::Mode::semi) s.pace.rpo_s = s.pace.rpo_s == 0 ? s.lag_bound_s : std::min(s.pace.rpo_s, s.lag_bound_s);
+  s.pace.first_s = std::min(s.pace.first_s, s.pace.upper_s());
   if (const std::string wrong = s.pace.problem(); !wrong.empty()) return fail(Exit::usage, "cannot replicate like that:", wrong);
   s.options.brake_share = parts_.config.brake;
   char host[256] = {};
@@ -351,8 +355,8 @@ Result<Json> Replication::replicate(const Json& request) {
   Lock one(changing_);
   Json stored{{"target", request.value("target", "")}, {"mode", request.value("mode", "async")}, {"pipeline", request.value("pipeline", "")}, {"compress", request.value("compress", "")},
               {"pacing", request.value("pacing", "bottleneck")}, {"rpo", request.value("rpo", 0.0)}, {"paused", false}};
-  if (request.contains("lag_bound")) stored["lag_bound"] = request["lag_bound"];
-  if (request.contains("sync_timeout")) stored["sync_timeout"] = request["sync_timeout"];
+  for (const char* given : {"lag_bound", "sync_timeout", "share", "alpha", "beta", "first"})
+    if (request.contains(given)) stored[given] = request[given];
   SOMFS_TRY(start(stored, true));
   SOMFS_TRY(store_all());
   return Json{{"schema", 1}, {"target", stored["target"]}, {"replicating", true}};

@@ -13,7 +13,7 @@ namespace {
 
 struct Options {
   std::string dir, target, mode = "async", pipeline, compress, pacing = "bottleneck";
-  double rpo = 0, timeout = 60;
+  double rpo = 0, share = 0.5, alpha = 0.5, beta = 0.5, first = 0.03, timeout = 60;
   std::optional<double> lag_bound, sync_timeout;
   bool stop = false;
 };
@@ -45,7 +45,7 @@ Result<Exit> replicate(const Options& o, Terminal& t) {
     return Exit::done;
   }
   if (o.target.empty()) return fail(Exit::usage, "no target", {}, {}, "see somfs-ctl replicate --help");
-  Json how{{"mode", o.mode}, {"pipeline", o.pipeline}, {"compress", o.compress}, {"pacing", o.pacing}, {"rpo", o.rpo}};
+  Json how{{"mode", o.mode}, {"pipeline", o.pipeline}, {"compress", o.compress}, {"pacing", o.pacing}, {"rpo", o.rpo}, {"share", o.share}, {"alpha", o.alpha}, {"beta", o.beta}, {"first", o.first}};
   if (o.lag_bound && o.mode != "semi") return fail(Exit::usage, "--lag-bound belongs to --mode semi");
   if (o.lag_bound) how["lag_bound"] = *o.lag_bound;
   if (o.sync_timeout && o.mode != "sync") return fail(Exit::usage, "--sync-timeout belongs to --mode sync");
@@ -94,6 +94,10 @@ void add_replicate(CLI::App& app, Run& run) {
   sub->add_option("--compress", o->compress, "On the link: snappy (default), lz4, zstd, none");
   sub->add_option("--pacing", o->pacing, "How long a group is collected: bottleneck, paper or none")->capture_default_str();
   sub->add_option("--rpo", o->rpo, "Seconds that may be lost: an upper bound for the interval; 0: none")->check(CLI::NonNegativeNumber)->capture_default_str();
+  sub->add_option("--share", o->share, "Part of its time that the slowest stage may spend for this mirror, 0.01 to 1: less leaves more to others, and makes groups larger and later")->check(CLI::Range(0.01, 1.0))->capture_default_str();
+  sub->add_option("--alpha", o->alpha, "How fast the interval follows this side (paper), or shrinks (bottleneck): 0.01 to 1")->check(CLI::Range(0.01, 1.0))->capture_default_str();
+  sub->add_option("--beta", o->beta, "How fast it follows the mirror's side (paper), or grows (bottleneck): 0.01 to 1")->check(CLI::Range(0.01, 1.0))->capture_default_str();
+  sub->add_option("--first", o->first, "The first interval, in seconds: 0.03 to 1")->check(CLI::Range(0.03, 1.0))->capture_default_str();
   sub->add_flag("--stop", o->stop, "End it; the mirror keeps what it holds");
   sub->footer("The relation is stored with the volume and goes on after the next mount. While the mirror is away the volume notes what\n"
               "changes and brings it later. The mount reads the keys of the user it runs as.");

@@ -145,6 +145,27 @@ for fault in "flip up 20000" "fin up 50000" "double up 30000"; do
     check "equal" treecmp "$d" "$store/data/tree" --skip .somfs
     rm -rf "$scratch/before"
 done
+echo "- a mirror that takes nothing holds up no other one"
+link stall up
+head -c 3000000 /dev/urandom >"$d/new"
+for i in 1 2 3 4 5; do
+    echo "$i" >"$d/beside"
+    check "the first one, while the other is stalled" somfs-ctl sync "$d" "$m"
+    same "has it" "$(cat "$m/tree/beside")" "$i"
+done
+code_is 4 somfs-ctl sync "$d" "$through" --timeout 1
+becomes CATCHING-UP "$through"
+link go
+check "then it has all as well" somfs-ctl sync "$d" "$through"
+check "equal" treecmp "$d" "$store/data/tree" --skip .somfs
+
+echo "- a smaller share of the slowest stage's time: groups are collected for longer"
+check "again, with a small share" somfs-ctl replicate "$d" "$through" --stop
+check "again, with a small share" somfs-ctl replicate "$d" "$through" --share .01
+for i in 1 2 3 4 5 6; do echo "$i" >"$d/beside"; check "syncs" somfs-ctl sync "$d"; done
+interval() { somfs-ctl status "$d" --json | python3 -c 'import json,sys
+print(next(int(1e6 * m["pipeline"]["interval_s"]) for m in json.loads(sys.stdin.readline())["volumes"][0]["mirrors"] if m["target"] == sys.argv[1]))' "$1"; }
+[ "$(interval "$through")" -gt "$(interval "$m")" ] || same "the interval with a share of .01, in µs" "$(interval "$through")" "more than $(interval "$m")"
 target=$through
 
 echo "- the brake holds, a person decides"
