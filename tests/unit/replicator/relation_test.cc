@@ -153,6 +153,8 @@ class Live final : public Replicated {
 struct Heard {
   std::atomic<int> alive{0}, hellos{0}, commits{0};
   std::atomic<MessageType> silent{MessageType::error};
+  std::atomic<std::uint64_t> allowed{UINT64_MAX}, taken{0};   // bytes of records it takes
+  std::atomic<int> pause_ms{0};                               // before it takes a batch of them
   Mutex mutex;
   std::string goodbye GUARDED_BY(mutex) = "none";
   std::string last() {
@@ -172,6 +174,11 @@ class Listening final : public Transport {
     auto m = transport_.receive();
     Hello hello;
     if (m && m->type == MessageType::alive) ++heard_.alive;
+    if (m && m->type == MessageType::records) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(heard_.pause_ms));
+      heard_.taken += m->body.size();
+      while (heard_.taken > heard_.allowed && !closed_) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
     if (m && m->type == MessageType::commit) ++heard_.commits;
     if (m && m->type == MessageType::hello && decode(m->body, &hello) && hello.wants == kReplicate) ++heard_.hellos;
     if (m && m->type == MessageType::bye) {
@@ -556,6 +563,43 @@ TEST_F(RelationTest, TheNextGroupIsSentBeforeTheAnswerToTheOneBefore) {
   ASSERT_TRUE(sync());
   EXPECT_EQ(relation->status().in_flight, 0u);
   EXPECT_EQ(relation->status().backlog_bytes, 0u);
+  EXPECT_EQ(wire->connects, 1);
+  end();
+  live.expect_equal();
+}
+
+TEST_F(RelationTest, CatchingUpSaysHowFarItIs) {
+  for (unsigned i = 0; i < 20; ++i) live.change([&](World& w) { w.write("d/large" + std::to_string(i), noise(1 << 20, i)); });
+  begin(true);
+  wire->heard.allowed = 8 << 20;
+  relation->pause(false);
+  EXPECT_TRUE(eventually([&] { return relation->status().percent > 20; })) << state();
+  EXPECT_EQ(state(), "CATCHING-UP");
+  EXPECT_LT(relation->status().percent, 90);
+  wire->heard.allowed = UINT64_MAX;
+  ASSERT_TRUE(sync());
+  EXPECT_EQ(state(), "SYNCED");
+  end();
+  live.expect_equal();
+}
+
+// What is written faster than the mirror takes it is not queued: the epochs become larger, the writer waits for nothing, and in the end it is in step.
+TEST_F(RelationTest, AWriterThatOutrunsTheMirrorIsCaughtUpWith) {
+  begin();
+  ASSERT_TRUE(sync());
+  wire->heard.pause_ms = 30;
+  const std::uint64_t before = relation->status().groups;
+  std::size_t most = 0;
+  for (unsigned i = 0; i < 400; ++i) {
+    live.change([&](World& w) { w.write("d/n" + std::to_string(i % 50), noise(50000, i)); });
+    most = std::max(most, relation->status().in_flight);
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  EXPECT_GT(relation->status().lag_s, 0);
+  EXPECT_LE(most, 16u) << "groups on their way are bounded, whatever is written";
+  ASSERT_TRUE(sync());
+  EXPECT_LT(relation->status().groups - before, 200u) << "what comes while one is under way shares the next one";
+  EXPECT_EQ(state(), "SYNCED");
   EXPECT_EQ(wire->connects, 1);
   end();
   live.expect_equal();
