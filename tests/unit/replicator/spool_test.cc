@@ -5,6 +5,7 @@
 #include "common/bytes.h"
 #include "replicator/mirror_catalog.h"
 #include "tests/unit/replicator/chain_world.h"
+#include "tests/unit/sync_calls.h"
 
 namespace somfs::replicator {
 namespace {
@@ -86,6 +87,38 @@ TEST_F(SpoolTest, KeepsAnEpochAsItCame) {
     for (const ObjectId& id : stated) EXPECT_TRUE(touched.objects().contains(id) && touched.objects().at(id).whole);
     reopen();
   }
+}
+
+// Paths beneath the mirror's state, in the order in which they were synced.
+struct Synced {
+  explicit Synced(const Site& site) {
+    const std::string state = site.dir.path + "/.somfs-mirror/";
+    test::on_sync([this, state](int fd, test::Sync what) {
+      char path[PATH_MAX];
+      const ssize_t n = ::readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), path, sizeof path);
+      const std::string name(path, n > 0 ? static_cast<std::size_t>(n) : 0);
+      if (what == test::Sync::file && name.starts_with(state)) names.push_back(name.substr(state.size()));
+    });
+  }
+  ~Synced() { test::on_sync({}); }
+  std::size_t first(const std::string& prefix, std::size_t from = 0) const {
+    while (from < names.size() && !names[from].starts_with(prefix)) ++from;
+    return from;
+  }
+  std::vector<std::string> names;
+};
+
+TEST_F(SpoolTest, IsDurableBeforeTheEpochIsCommitted) {
+  spool().enlist();
+  o.change();
+  Synced synced(a);
+  ASSERT_TRUE(o.commit(a));
+  const std::size_t file = synced.first("forward/"), catalog = synced.first("catalog.sqlite", synced.first("journal/"));
+  ASSERT_LT(catalog, synced.names.size());
+  EXPECT_LT(file, catalog) << "its bytes";
+  std::size_t name = file;
+  while (name < synced.names.size() && synced.names[name] != "forward") ++name;
+  EXPECT_LT(name, catalog) << "its name, after them";
 }
 
 TEST_F(SpoolTest, GoesWhenEverybodyHasIt) {
@@ -293,6 +326,7 @@ TEST_F(SpoolTest, BeyondItsBoundItKeepsWhatWasTouched) {
   Spool& s = small.desk->spool();
   const int slow = s.enlist(), fast = s.enlist();
   std::vector<ObjectId> written;
+  const Synced synced(small);
   for (int i = 0; i < 20; ++i) {
     written.push_back(o.now.add(o.now.root, "f" + std::to_string(i), Kind::file, std::string(40'000, 'x')));
     o.now.sweep();
@@ -302,6 +336,9 @@ TEST_F(SpoolTest, BeyondItsBoundItKeepsWhatWasTouched) {
     s.stands(fast, at(o.epoch));
     EXPECT_LE(s.bytes(), 200'000u);
   }
+  const std::size_t thin = synced.first("forward/thin");
+  ASSERT_LT(thin + 1, synced.names.size()) << "what takes the place of another is durable";
+  EXPECT_EQ(synced.names[thin + 1], "forward") << "and so is that it does";
   const auto link = s.after(at(0));
   ASSERT_TRUE(link);
   EXPECT_FALSE(link->whole);
