@@ -15,6 +15,7 @@
 #include <sys/xattr.h>
 
 #include "tests/platform/fs_fixture.h"
+#include "tests/unit/sync_calls.h"
 
 namespace somfs::fs::test {
 namespace {
@@ -262,6 +263,25 @@ TEST(Mount, PromisesAreKept) {
     EXPECT_EQ(intents[0].second, Promise::now);
     ASSERT_EQ(::pread(prompt.get(), page, sizeof page, 0), 4096);
   }
+}
+
+TEST(Mount, AnFsyncIsOneBeneath) {
+  SOMFS_NEEDS_MOUNTS();
+  Scratch s;
+  Mounted m(s.path);
+  ASSERT_TRUE(m.mount);
+  const pid_t client = ::gettid();
+  std::atomic<int> beneath{0};
+  somfs::test::on_sync([&](int, somfs::test::Sync what) { beneath += ::gettid() != client && what == somfs::test::Sync::file; });
+  Fd file(::open((s.path + "/f").c_str(), O_CREAT | O_RDWR, 0644)), dir(::open(s.path.c_str(), O_RDONLY | O_DIRECTORY));
+  ASSERT_EQ(write_all(file.get(), "x"), 0);
+  for (int fd : {file.get(), dir.get()})
+    for (auto* sync : {::fsync, ::fdatasync}) {
+      const int before = beneath;
+      ASSERT_EQ(sync(fd), 0);
+      EXPECT_EQ(beneath, before + 1) << (fd == dir.get() ? "of a directory" : "of a file");
+    }
+  somfs::test::on_sync({});
 }
 
 TEST(Mount, HolesAreTold) {
