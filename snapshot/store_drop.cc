@@ -127,6 +127,7 @@ void Store::Impl::settle() noexcept {
     if (!tell.empty()) store_dropped();
     for (const auto& snap : gone) erase(*snap);
     if (!gone.empty()) {
+      gone.clear();   // its descriptors: only then the room is there, which who waits for this is about to use
       Lock l(mutex);
       --erasing;
       erased.notify_all();
@@ -296,10 +297,10 @@ void Store::drop_all(const std::string& reason) {
 
 void Store::keep_reserve() noexcept {
   const std::uint64_t reserve = impl_->options.reserve_bytes;
-  while (wanted() && impl_->free_bytes() < reserve) {
+  while (wanted() && impl_->free_bytes() < reserve + (reserve != 0 ? impl_->margin() : 0)) {
     {
       Lock l(impl_->mutex);
-      impl_->drop_oldest(fmt::format("free space fell below the reserve of {} MiB", reserve >> 20));
+      impl_->drop_oldest(fmt::format("free space came near the reserve of {} MiB", reserve >> 20));
     }
     impl_->settle();
   }

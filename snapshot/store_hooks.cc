@@ -16,7 +16,6 @@ namespace {
 
 constexpr std::uint64_t kPiece = 16 * kChunk;         // copied at once
 constexpr std::uint64_t kCloneFrom = 64 * kChunk;     // a reflink of the whole file flushes it: worth it from here on
-constexpr std::uint64_t kCheckEvery = 16u << 20;
 
 bool all_zero(const char* p, std::size_t n) { return n == 0 || (p[0] == 0 && std::memcmp(p, p + 1, n - 1) == 0); }
 
@@ -218,7 +217,8 @@ void Store::before_attr(const ObjectId& object, int fd) noexcept {
 
 void Store::before_data(const ObjectId& object, int fd, Extent extent) noexcept {
   if (!wanted()) return;
-  if (extent.len >= kCheckEvery || impl_->since_check.load(std::memory_order_relaxed) >= kCheckEvery) {
+  const std::uint64_t margin = impl_->margin();
+  if (extent.len >= margin || impl_->since_check.load(std::memory_order_relaxed) + extent.len >= margin) {
     impl_->since_check.store(0, std::memory_order_relaxed);
     keep_reserve();
   }

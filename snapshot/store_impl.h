@@ -53,6 +53,9 @@ struct Store::Impl {
   StoreHead head;
   std::atomic<bool> wanted = false;
   std::atomic<bool> can_clone = true;           // until FICLONE was refused
+  // So much is copied between two looks at the free space, at most; and snapshots go when less than this is free beyond the reserve. So the
+  // store does not take the reserve, not even in between.
+  std::uint64_t margin() const { return std::clamp<std::uint64_t>(options.reserve_bytes / 4, 1u << 20, 16u << 20); }
   std::atomic<std::uint64_t> since_check = 0;   // bytes copied since free space was looked at
   std::atomic<std::size_t> link_count = 0;
 
