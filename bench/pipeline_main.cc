@@ -6,9 +6,8 @@
 #include <iostream>
 #include <map>
 
-#include <CLI/CLI.hpp>
-
 #include "bench/pipeline_run.h"
+#include "cli/arguments.h"
 #include "common/printable.h"
 
 namespace {
@@ -28,43 +27,42 @@ bool directory(const std::string& path) {
 
 int measure(int argc, char** argv) {
   bench::RunSettings s;
-  CLI::App app("Measures somfs's replication pipeline once: a writer, the source's site, a TCP connection over loopback, the mirror's site in a process of its own.",
-               "somfs-bench-pipeline");
+  cli::CommandLine app("Measures somfs's replication pipeline once: a writer, the source's site, a TCP connection over loopback, the mirror's site in a process of its own.",
+                       "somfs-bench-pipeline");
   app.footer("VOLUME and MIRROR are directories that exist; files named data are made in them, and a mirror in MIRROR. The result is one JSON object.");
   std::string codec = "snappy", mode = "fine", pacing = "bottleneck";
   bool plain = false, shared = false, no_journal = false;
-  app.add_option("volume", s.volume, "Where the writer writes")->required();
-  auto* mirror = app.add_option("mirror", s.mirror, "Where the mirror lies; not with --only-writes");
-  app.add_flag("--only-writes", s.only_writes, "The writer alone")->excludes(mirror);
-  app.add_option("--request", s.request, "Bytes of a write request")->transform(CLI::AsSizeValue(false))->capture_default_str();
+  app.add_option("volume", s.volume, "Where the writer writes").required();
+  const cli::Option mirror = app.add_option("mirror", s.mirror, "Where the mirror lies; not with --only-writes");
+  app.add_flag("--only-writes", s.only_writes, "The writer alone").excludes(mirror);
+  app.add_option("--request", s.request, "Bytes of a write request").size().capture_default_str();
   app.add_flag("--random", s.random, "At random places; else one after the other");
   app.add_flag("--direct", s.direct, "Past the page cache (O_DIRECT)");
-  app.add_option("--file", s.file, "Bytes of the file that is written")->transform(CLI::AsSizeValue(false))->capture_default_str();
-  app.add_option("--compressible", s.compressible, "Part of each page that is text; the rest is noise")->capture_default_str();
-  app.add_option("--rate", s.rate, "Bytes written a second; 0: as fast as it goes")->transform(CLI::AsSizeValue(false))->capture_default_str();
-  app.add_option("--seconds", s.seconds, "How long it writes; 0: until --bytes or --periods")->capture_default_str();
-  app.add_option("--bytes", s.bytes, "How much it writes")->transform(CLI::AsSizeValue(false));
+  app.add_option("--file", s.file, "Bytes of the file that is written").size().capture_default_str();
+  app.add_option("--compressible", s.compressible, "Part of each page that is text; the rest is noise").capture_default_str();
+  app.add_option("--rate", s.rate, "Bytes written a second; 0: as fast as it goes").size().capture_default_str();
+  app.add_option("--seconds", s.seconds, "How long it writes; 0: until --bytes or --periods").capture_default_str();
+  app.add_option("--bytes", s.bytes, "How much it writes").size();
   app.add_option("--periods", s.periods, "How many groups");
-  app.add_option("--codec", codec, "What compresses")->check(CLI::IsMember({"none", "snappy", "lz4", "zstd"}))->capture_default_str();
+  app.add_option("--codec", codec, "What compresses").one_of({"none", "snappy", "lz4", "zstd"}).capture_default_str();
   app.add_flag("--plain", plain, "Not encrypted: frames with a checksum, as they go through ssh");
   app.add_option("--mode", mode, "How each site spreads its stages over threads")
-      ->check(CLI::IsMember({"auto", "serial", "fine", "threaded", "hybrid"}))->capture_default_str();
-  app.add_option("--threads", s.threads, "Threads of a lane, at each site")->capture_default_str();
-  app.add_option("--frame", s.frame, "Bytes of a frame; a group is a row of them")->transform(CLI::AsSizeValue(false))->capture_default_str();
-  app.add_option("--group", s.group, "The most a group may have, in bytes")->transform(CLI::AsSizeValue(false))->capture_default_str();
-  app.add_option("--link", s.link, "Bytes a second that the link carries; 0: no limit")->transform(CLI::AsSizeValue(false))->capture_default_str();
-  app.add_option("--pacing", pacing, "The law of the interval")->check(CLI::IsMember({"bottleneck", "paper", "none"}))->capture_default_str();
-  app.add_option("--first", s.first_s, "The first interval, in seconds")->capture_default_str();
+      .one_of({"auto", "serial", "fine", "threaded", "hybrid"}).capture_default_str();
+  app.add_option("--threads", s.threads, "Threads of a lane, at each site").capture_default_str();
+  app.add_option("--frame", s.frame, "Bytes of a frame; a group is a row of them").size().capture_default_str();
+  app.add_option("--group", s.group, "The most a group may have, in bytes").size().capture_default_str();
+  app.add_option("--link", s.link, "Bytes a second that the link carries; 0: no limit").size().capture_default_str();
+  app.add_option("--pacing", pacing, "The law of the interval").one_of({"bottleneck", "paper", "none"}).capture_default_str();
+  app.add_option("--first", s.first_s, "The first interval, in seconds").capture_default_str();
   app.add_flag("--no-journal", no_journal, "The mirror writes records to its file as they come and syncs nothing");
   app.add_flag("--shared-cores", shared, "Both sites on all cores; else each has half of them where there are two");
   app.add_flag("--check", s.check, "Compare both files at the end");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::Success& e) {
-    return app.exit(e);
-  } catch (const CLI::ParseError& e) {
-    return failed({Exit::usage, 0, e.what(), {}, {}, "see somfs-bench-pipeline --help"});
+  const cli::Parsed parsed = app.parse(argc, argv);
+  if (parsed.answer) {
+    std::cout << *parsed.answer << std::flush;
+    return 0;
   }
+  if (parsed.problem) return failed({Exit::usage, 0, *parsed.problem, {}, {}, "see somfs-bench-pipeline --help"});
   s.codec = *codec_named(codec);
   s.mode = *pipeline_mode(mode);
   s.pacing = pacing == "paper" ? Pacing::paper : pacing == "none" ? Pacing::none : Pacing::bottleneck;

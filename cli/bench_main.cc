@@ -21,7 +21,7 @@ int failed(const Bench& bench, const Error& e) {
 int bench_main(int argc, const char* const* argv, std::ostream& out, std::ostream& err) {
   Bench bench{out, err};
   try {
-    CLI::App app("What somfs costs and gains, beside its rivals and beside the papers it comes from, on this machine.", "somfs-bench");
+    CommandLine app("What somfs costs and gains, beside its rivals and beside the papers it comes from, on this machine.", "somfs-bench");
     app.footer("Each verb measures in namespaces of its own, on file systems in memory that are gone afterwards, prints a table, and as its last line one JSON object.\n"
                "Ratios of one run mean something, absolute times belong to the machine. It needs root, some GB of memory and quiet.\n"
                "First look:  somfs-bench paper --quick --plots /tmp/plots\n"
@@ -29,10 +29,10 @@ int bench_main(int argc, const char* const* argv, std::ostream& out, std::ostrea
     app.set_version_flag("--version", std::string("somfs-bench ") + kVersion);
     app.require_subcommand(1);
     app.fallthrough();
-    app.add_flag("--json", bench.json, "Nothing but the result, as one JSON object")->group("Everywhere");
-    app.add_flag("--quick", bench.quick, "Small sizes, one run: a short look, whose ratios mean little")->group("Everywhere");
-    app.add_option("--repeat", bench.repeat, "Runs of each cell, the median is shown; else 3")->check(CLI::Range(1u, 99u))->group("Everywhere");
-    app.add_option("--plots", bench.plots, "Write the plots to this directory, as SVG (paper, pipeline)")->group("Everywhere");
+    app.add_flag("--json", bench.json, "Nothing but the result, as one JSON object").group("Everywhere");
+    app.add_flag("--quick", bench.quick, "Small sizes, one run: a short look, whose ratios mean little").group("Everywhere");
+    app.add_option("--repeat", bench.repeat, "Runs of each cell, the median is shown; else 3").range(1u, 99u).group("Everywhere");
+    app.add_option("--plots", bench.plots, "Write the plots to this directory, as SVG (paper, pipeline)").group("Everywhere");
     RunBench run;
     add_bench_paper(app, run);
     add_bench_fs(app, run);
@@ -40,14 +40,15 @@ int bench_main(int argc, const char* const* argv, std::ostream& out, std::ostrea
     add_bench_pipeline(app, run);
     add_bench_lag(app, run);
     add_bench_block(app, run);
-    try {
-      app.parse(argc, argv);
-    } catch (const CLI::Success& e) {   // help, version
-      return app.exit(e, out, err);
-    } catch (const CLI::ParseError& e) {
+    const Parsed parsed = app.parse(argc, argv);
+    if (parsed.answer) {
+      out << *parsed.answer << std::flush;
+      return static_cast<int>(Exit::done);
+    }
+    if (parsed.problem) {
       for (int i = 1; i < argc; ++i) bench.json = bench.json || std::string(argv[i]) == "--json";
-      const bool unknown = argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty();
-      return failed(bench, Error{Exit::usage, 0, unknown ? "no such verb" : e.what(), unknown ? printable(argv[1]) : "", {}, "see somfs-bench --help"});
+      const bool unknown = argc > 1 && argv[1][0] != '-' && !app.has_subcommand();
+      return failed(bench, Error{Exit::usage, 0, unknown ? "no such verb" : *parsed.problem, unknown ? printable(argv[1]) : "", {}, "see somfs-bench --help"});
     }
     auto code = run(bench);
     if (code) return static_cast<int>(*code);

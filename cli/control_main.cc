@@ -21,15 +21,15 @@ void Terminal::error(const Error& e) const {
 int control_main(int argc, const char* const* argv, std::ostream& out, std::ostream& err) {
   Terminal terminal{out, err};
   try {
-    CLI::App app("Snapshots, migrations and the state of volumes protected by somfs.", "somfs-ctl");
+    CommandLine app("Snapshots, migrations and the state of volumes protected by somfs.", "somfs-ctl");
     app.footer("A volume is named by its protected directory or its mount point. Every verb takes --json, --quiet and --help.\n"
                "Exit codes: 0 done, 1 usage, 2 configuration, 3 partial, 4 lag, 6 differences, 7 veto or freeze time-out, 8 a person must\n"
                "decide, 9 no space, 10 not allowed, 11 locked by another run, 12 link down, 75 try again; see somfs-exit-codes(7).");
     app.set_version_flag("--version", std::string("somfs-ctl ") + kVersion);
     app.require_subcommand(1);
     app.fallthrough();
-    app.add_flag("--json", terminal.json, "One JSON object per result, for programs")->group("Everywhere");
-    app.add_flag("-q,--quiet", terminal.quiet, "Nothing but errors")->group("Everywhere");
+    app.add_flag("--json", terminal.json, "One JSON object per result, for programs").group("Everywhere");
+    app.add_flag("-q,--quiet", terminal.quiet, "Nothing but errors").group("Everywhere");
     Run run;
     add_status(app, run);
     add_snapshot(app, run);
@@ -42,18 +42,15 @@ int control_main(int argc, const char* const* argv, std::ostream& out, std::ostr
     add_pair(app, run);
     add_doctor(app, run);
     add_config(app, run);
-    try {
-      app.parse(argc, argv);
-    } catch (const CLI::CallForHelp& e) {
-      return app.exit(e, out, err);
-    } catch (const CLI::CallForAllHelp& e) {
-      return app.exit(e, out, err);
-    } catch (const CLI::CallForVersion& e) {
-      return app.exit(e, out, err);
-    } catch (const CLI::ParseError& e) {
+    const Parsed parsed = app.parse(argc, argv);
+    if (parsed.answer) {
+      out << *parsed.answer << std::flush;
+      return static_cast<int>(Exit::done);
+    }
+    if (parsed.problem) {
       for (int i = 1; i < argc; ++i) terminal.json = terminal.json || std::string(argv[i]) == "--json";
       std::string verb = argc > 1 && argv[1][0] != '-' ? std::string(" ") + argv[1] : "";
-      terminal.error(Error{Exit::usage, 0, e.what(), {}, {}, "see somfs-ctl" + verb + " --help"});
+      terminal.error(Error{Exit::usage, 0, *parsed.problem, {}, {}, "see somfs-ctl" + verb + " --help"});
       return static_cast<int>(Exit::usage);
     }
     auto code = run(terminal);

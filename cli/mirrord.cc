@@ -11,8 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include <CLI/CLI.hpp>
-
+#include "cli/arguments.h"
 #include "cli/config.h"
 #include "cli/confine.h"
 #include "cli/interrupt.h"
@@ -134,10 +133,10 @@ Status show_key(const Arguments& a) {
 int main_of(int argc, char** argv) {
   if (argc > 1 && std::string_view(argv[1]) == Worker::kWord) return worker_main(argc, argv);
   std::signal(SIGPIPE, SIG_IGN);
-  CLI::App app("The mirror's side of somfs.", "somfs-mirrord");
+  CommandLine app("The mirror's side of somfs.", "somfs-mirrord");
   Arguments a;
   app.add_option("--store", a.store, "With --stdio the mirror directory; else the directory of the daemon's mirrors and keys");
-  CLI::Option* what[] = {
+  const Option what[] = {
       app.add_option("--listen", a.listen, "Serve paired sources there: ADDR:PORT"),
       app.add_flag("--stdio", a.stdio, "Serve one peer on standard input and output"),
       app.add_option("--invite", a.invite, "Print a code with which one source may pair for this volume, once"),
@@ -146,7 +145,7 @@ int main_of(int argc, char** argv) {
   };
   app.add_option("--config", a.config, "Read what is not said here from this file, and limits; alone, serve paired sources as it says");
   app.add_option("--volume", a.volume, "For --allow: the volume's name");
-  app.add_option("--valid", a.valid, "For --invite: how long the code can be used")->capture_default_str();
+  app.add_option("--valid", a.valid, "For --invite: how long the code can be used").capture_default_str();
   app.add_option("--comment", a.comment, "For --invite and --allow: who this is, for the list of peers");
   app.add_flag("--create", a.create, "For --stdio: make the mirror when there is none");
   app.add_option("--suspect-after", a.suspect_after, "For --listen: after so long a silence a source that replicates is SUSPECT (default: 1m)");
@@ -159,13 +158,12 @@ int main_of(int argc, char** argv) {
     std::cerr << "somfs-mirrord: " << e.line() << std::endl;
     return static_cast<int>(e.exit);
   };
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::Success& e) {
-    return app.exit(e);
-  } catch (const CLI::ParseError& e) {
-    return complain({Exit::usage, 0, e.what(), {}, {}, "see somfs-mirrord --help"});
+  const Parsed parsed = app.parse(argc, argv);
+  if (parsed.answer) {
+    std::cout << *parsed.answer << std::flush;
+    return 0;
   }
+  if (parsed.problem) return complain({Exit::usage, 0, *parsed.problem, {}, {}, "see somfs-mirrord --help"});
   MirrordConfig config;
   if (!a.config.empty()) {
     auto loaded = load_mirrord_config(a.config);
@@ -175,8 +173,8 @@ int main_of(int argc, char** argv) {
       if (said->empty()) *said = *configured;
   }
   int chosen = 0;
-  for (CLI::Option* o : what) chosen += o->count() != 0;
-  const bool serves = what[0]->count() != 0 || (chosen == 0 && !a.config.empty());
+  for (const Option& o : what) chosen += o.count() != 0;
+  const bool serves = what[0].count() != 0 || (chosen == 0 && !a.config.empty());
   if ((chosen != 1 && !serves) || chosen > 1 || a.store.empty())
     return complain({Exit::usage, 0, "--store DIR and one of --listen, --stdio, --invite, --allow and --key are needed", {}, {}, "see somfs-mirrord --help"});
   Status done = a.stdio            ? serve_stdio(a)

@@ -14,8 +14,7 @@
 #include <set>
 #include <thread>
 
-#include <CLI/CLI.hpp>
-
+#include "cli/arguments.h"
 #include "cli/control.h"
 #include "cli/version.h"
 #include "cli/volume.h"
@@ -189,23 +188,22 @@ int in_background(const Arguments& a) {
 
 int main(int argc, char** argv) {
   using namespace somfs::cli;
-  CLI::App app("Protects a directory: mounts over it, sees every change, and can take snapshots of one exact instant.", "somfs");
+  CommandLine app("Protects a directory: mounts over it, sees every change, and can take snapshots of one exact instant.", "somfs");
   Arguments a;
-  app.add_option("DIR", a.dir, "The directory to protect")->required();
+  app.add_option("DIR", a.dir, "The directory to protect").required();
   app.add_option("MOUNTPOINT", a.mountpoint, "Where to mount it (default: over DIR itself)");
   app.add_flag("-f,--foreground", a.foreground, "Stay in the foreground, log to standard error");
   app.add_flag("--force", a.force, "Mount although files in it are open: what is written through those is not seen");
   app.add_flag("--debug", a.debug, "Log more");
-  app.add_option("-o", a.options, "Mount options: ro, writeback, passthrough, nodev, nosuid, noexec, sync, dirsync, noatime, nodiratime, force, config=FILE, log=FILE")->expected(1)->allow_extra_args(false);
+  app.add_option("-o", a.options, "Mount options: ro, writeback, passthrough, nodev, nosuid, noexec, sync, dirsync, noatime, nodiratime, force, config=FILE, log=FILE").expected(1).allow_extra_args(false);
   app.set_version_flag("--version,-V", std::string("somfs ") + kVersion);
   app.footer("Stop with: umount MOUNTPOINT, or somfs-ctl umount DIR. In /etc/fstab: DIR DIR fuse.somfs defaults,nofail 0 0");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::Success& e) {
-    return app.exit(e);
-  } catch (const CLI::ParseError& e) {
-    return complain({somfs::Exit::usage, 0, e.what(), {}, {}, "see somfs --help"});
+  const Parsed parsed = app.parse(argc, argv);
+  if (parsed.answer) {
+    std::cout << *parsed.answer << std::flush;
+    return 0;
   }
+  if (parsed.problem) return complain({somfs::Exit::usage, 0, *parsed.problem, {}, {}, "see somfs --help"});
   try {
     if (auto s = resolve(&a); !s) return complain(s.error());
     if (a.remount) {

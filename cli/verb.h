@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The verbs of somfs-ctl: one file each. A verb declares its options on a CLI11 sub-command and leaves a function to run.
+// The verbs of somfs-ctl: one file each. A verb declares its options on a sub-command and leaves a function to run.
 #pragma once
 
 #include <functional>
 #include <iosfwd>
 #include <string>
 
-#include <CLI/CLI.hpp>
-
+#include "cli/arguments.h"
 #include "cli/control.h"
 #include "common/result.h"
 
@@ -24,17 +23,17 @@ struct Terminal {            // where a verb writes; tests pass their own
 
 using Run = std::function<Result<Exit>(Terminal&)>;
 
-void add_status(CLI::App& app, Run& run);
-void add_umount(CLI::App& app, Run& run);
-void add_snapshot(CLI::App& app, Run& run);
-void add_migrate(CLI::App& app, Run& run);
-void add_verify(CLI::App& app, Run& run);
-void add_held(CLI::App& app, Run& run);
-void add_split(CLI::App& app, Run& run);
-void add_replicate(CLI::App& app, Run& run);
-void add_pair(CLI::App& app, Run& run);
-void add_doctor(CLI::App& app, Run& run);
-void add_config(CLI::App& app, Run& run);
+void add_status(Command& app, Run& run);
+void add_umount(Command& app, Run& run);
+void add_snapshot(Command& app, Run& run);
+void add_migrate(Command& app, Run& run);
+void add_verify(Command& app, Run& run);
+void add_held(Command& app, Run& run);
+void add_split(Command& app, Run& run);
+void add_replicate(Command& app, Run& run);
+void add_pair(Command& app, Run& run);
+void add_doctor(Command& app, Run& run);
+void add_config(Command& app, Run& run);
 
 // The whole of somfs-ctl: returns the exit code.
 int control_main(int argc, const char* const* argv, std::ostream& out, std::ostream& err);

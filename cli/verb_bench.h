@@ -8,8 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include <CLI/CLI.hpp>
-
+#include "cli/arguments.h"
 #include "common/result.h"
 
 namespace somfs::cli {
@@ -32,12 +31,12 @@ struct Script {
 
 using RunBench = std::function<Result<Exit>(Bench&)>;
 
-void add_bench_paper(CLI::App& app, RunBench& run);
-void add_bench_fs(CLI::App& app, RunBench& run);
-void add_bench_migrate(CLI::App& app, RunBench& run);
-void add_bench_pipeline(CLI::App& app, RunBench& run);
-void add_bench_lag(CLI::App& app, RunBench& run);
-void add_bench_block(CLI::App& app, RunBench& run);
+void add_bench_paper(Command& app, RunBench& run);
+void add_bench_fs(Command& app, RunBench& run);
+void add_bench_migrate(Command& app, RunBench& run);
+void add_bench_pipeline(Command& app, RunBench& run);
+void add_bench_lag(Command& app, RunBench& run);
+void add_bench_block(Command& app, RunBench& run);
 
 // Runs it to its end; its exit code. Exit::configuration where the scripts, or python3, are not found; Exit::not_allowed without root.
 Result<Exit> run_script(Bench& bench, Script script);

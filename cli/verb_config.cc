@@ -9,16 +9,16 @@
 
 namespace somfs::cli {
 
-void add_config(CLI::App& app, Run& run) {
+void add_config(Command& app, Run& run) {
   struct Options {
     std::string what;
   };
   auto o = std::make_shared<Options>();
-  CLI::App* config = app.add_subcommand("config", "The configuration of a volume");
-  config->require_subcommand(1);
-  CLI::App* check = config->add_subcommand("check", "Read a configuration as somfs would and say what it means");
-  check->add_option("FILE_OR_DIR", o->what, "A configuration file, or a protected directory for the file it would use")->required();
-  check->callback([o, &run] {
+  Command config = app.add_subcommand("config", "The configuration of a volume");
+  config.require_subcommand(1);
+  Command check = config.add_subcommand("check", "Read a configuration as somfs would and say what it means");
+  check.add_option("FILE_OR_DIR", o->what, "A configuration file, or a protected directory for the file it would use").required();
+  check.callback([o, &run] {
     run = [o](Terminal& t) -> Result<Exit> {
       std::string file = o->what;
       if (auto i = inode_at(AT_FDCWD, file); i && i->attr.kind == Kind::dir) {

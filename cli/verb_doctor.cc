@@ -76,14 +76,14 @@ void examine_directory(const std::string& dir, std::vector<Finding>* out) {
 
 }  // namespace
 
-void add_doctor(CLI::App& app, Run& run) {
+void add_doctor(Command& app, Run& run) {
   struct Options {
     std::string dir;
   };
   auto o = std::make_shared<Options>();
-  CLI::App* sub = app.add_subcommand("doctor", "Examine this machine, or a volume: what works, what is in force, what is wrong");
-  sub->add_option("DIR", o->dir, "A protected directory, or one that is to be");
-  sub->callback([o, &run] {
+  Command sub = app.add_subcommand("doctor", "Examine this machine, or a volume: what works, what is in force, what is wrong");
+  sub.add_option("DIR", o->dir, "A protected directory, or one that is to be");
+  sub.callback([o, &run] {
     run = [o](Terminal& t) -> Result<Exit> {
       std::vector<Finding> findings;
       examine_machine(&findings);

@@ -19,17 +19,17 @@ Result<std::unique_ptr<replicator::Mirror>> open_mirror(const std::string& text)
 
 }  // namespace
 
-void add_held(CLI::App& app, Run& run) {
+void add_held(Command& app, Run& run) {
   struct Options {
     std::string target;
   };
   auto o = std::make_shared<Options>();
-  CLI::App* held = app.add_subcommand("held", "Epochs that the brake on mass change holds at a mirror");
-  held->require_subcommand(1);
+  Command held = app.add_subcommand("held", "Epochs that the brake on mass change holds at a mirror");
+  held.require_subcommand(1);
   auto add = [&](const char* name, const char* help, auto act) {
-    CLI::App* sub = held->add_subcommand(name, help);
-    sub->add_option("TARGET", o->target, "The mirror's directory")->required();
-    sub->callback([o, &run, act] { run = [o, act](Terminal& t) -> Result<Exit> { return act(*o, t); }; });
+    Command sub = held.add_subcommand(name, help);
+    sub.add_option("TARGET", o->target, "The mirror's directory").required();
+    sub.callback([o, &run, act] { run = [o, act](Terminal& t) -> Result<Exit> { return act(*o, t); }; });
   };
   add("list", "Say whether an epoch is held, and why", [](const Options& options, Terminal& t) -> Result<Exit> {
     SOMFS_TRY_ASSIGN(auto mirror, open_mirror(options.target));

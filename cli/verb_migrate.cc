@@ -158,25 +158,25 @@ Result<Exit> migrate(const Options& o, Terminal& t) {
 
 }  // namespace
 
-void add_migrate(CLI::App& app, Run& run) {
+void add_migrate(Command& app, Run& run) {
   auto o = std::make_shared<Options>();
-  CLI::App* sub = app.add_subcommand("migrate", "Bring a mirror to the state of a fresh snapshot: in full the first time, by difference afterwards");
-  sub->add_option("DIR", o->dir, "The volume")->required();
-  sub->add_option("TARGET", o->target, "The mirror: /path, dir:/path or ssh://[USER@]HOST/path (default: the configuration's)");
-  sub->add_flag("--full", o->full, "Send everything, whatever the mirror holds");
-  sub->add_flag("--differential", o->differential, "Send the difference only; fail where that cannot be done");
-  sub->add_flag("--dry-run", o->dry_run, "Say what would be done and sent; change nothing");
-  sub->add_option("--bwlimit", o->bwlimit, "Bytes per second on the link: 500K, 10MiB");
-  sub->add_option("--compress", o->compress, "On the link: snappy (default), lz4, zstd, none");
-  sub->add_option("--pipeline", o->pipeline, "How this side spreads its work over threads: auto (default), serial, fine, threaded, hybrid");
-  sub->add_flag("--when-idle", o->when_idle, "Wait for a quiet moment first");
-  sub->add_option("--idle", o->idle, "What is quiet: no change for so long")->capture_default_str();
-  sub->add_option("--idle-wait", o->idle_wait, "Seconds to wait for it at most; then go on")->capture_default_str();
-  sub->add_flag("--confirm-removal", o->confirm, "Release the brake on mass removal for this run");
-  sub->add_flag("--crash-consistent", o->crash_consistent, "Go on without writers that veto or do not answer");
-  sub->add_option("--timeout", o->timeout, "Seconds for making the snapshot")->check(CLI::PositiveNumber)->capture_default_str();
-  sub->footer("A run that was killed continues where it was: run it again. A second run onto the same target exits 11.");
-  sub->callback([o, &run] { run = [o](Terminal& t) { return migrate(*o, t); }; });
+  Command sub = app.add_subcommand("migrate", "Bring a mirror to the state of a fresh snapshot: in full the first time, by difference afterwards");
+  sub.add_option("DIR", o->dir, "The volume").required();
+  sub.add_option("TARGET", o->target, "The mirror: /path, dir:/path or ssh://[USER@]HOST/path (default: the configuration's)");
+  sub.add_flag("--full", o->full, "Send everything, whatever the mirror holds");
+  sub.add_flag("--differential", o->differential, "Send the difference only; fail where that cannot be done");
+  sub.add_flag("--dry-run", o->dry_run, "Say what would be done and sent; change nothing");
+  sub.add_option("--bwlimit", o->bwlimit, "Bytes per second on the link: 500K, 10MiB");
+  sub.add_option("--compress", o->compress, "On the link: snappy (default), lz4, zstd, none");
+  sub.add_option("--pipeline", o->pipeline, "How this side spreads its work over threads: auto (default), serial, fine, threaded, hybrid");
+  sub.add_flag("--when-idle", o->when_idle, "Wait for a quiet moment first");
+  sub.add_option("--idle", o->idle, "What is quiet: no change for so long").capture_default_str();
+  sub.add_option("--idle-wait", o->idle_wait, "Seconds to wait for it at most; then go on").capture_default_str();
+  sub.add_flag("--confirm-removal", o->confirm, "Release the brake on mass removal for this run");
+  sub.add_flag("--crash-consistent", o->crash_consistent, "Go on without writers that veto or do not answer");
+  sub.add_option("--timeout", o->timeout, "Seconds for making the snapshot").positive().capture_default_str();
+  sub.footer("A run that was killed continues where it was: run it again. A second run onto the same target exits 11.");
+  sub.callback([o, &run] { run = [o](Terminal& t) { return migrate(*o, t); }; });
 }
 
 }  // namespace somfs::cli

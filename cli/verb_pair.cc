@@ -68,22 +68,22 @@ Result<Exit> pair(const std::string& target_text, const std::string& code, const
 
 }  // namespace
 
-void add_pair(CLI::App& app, Run& run) {
+void add_pair(Command& app, Run& run) {
   auto show = std::make_shared<bool>(false);
-  CLI::App* k = app.add_subcommand("keygen", "Make this host's key, by which mirrors on the network know it");
-  k->add_flag("--show", *show, "Print the public half of the key there is");
-  k->callback([show, &run] { run = [show](Terminal& t) { return keygen(*show, t); }; });
+  Command k = app.add_subcommand("keygen", "Make this host's key, by which mirrors on the network know it");
+  k.add_flag("--show", *show, "Print the public half of the key there is");
+  k.callback([show, &run] { run = [show](Terminal& t) { return keygen(*show, t); }; });
 
   struct Options {
     std::string target, code, key;
   };
   auto o = std::make_shared<Options>();
-  CLI::App* p = app.add_subcommand("pair", "Make this host and a mirror on the network known to each other, once");
-  p->add_option("TARGET", o->target, "somfs://HOST:PORT/VOLUME")->required();
-  p->add_option("CODE", o->code, "What somfs-mirrord --invite printed at the mirror");
-  p->add_option("--key", o->key, "The mirror's public key instead, carried here by a person; the mirror is then told ours by --allow");
-  p->footer("At the mirror: somfs-mirrord --store DIR --invite VOLUME");
-  p->callback([o, &run] { run = [o](Terminal& t) { return pair(o->target, o->code, o->key, t); }; });
+  Command p = app.add_subcommand("pair", "Make this host and a mirror on the network known to each other, once");
+  p.add_option("TARGET", o->target, "somfs://HOST:PORT/VOLUME").required();
+  p.add_option("CODE", o->code, "What somfs-mirrord --invite printed at the mirror");
+  p.add_option("--key", o->key, "The mirror's public key instead, carried here by a person; the mirror is then told ours by --allow");
+  p.footer("At the mirror: somfs-mirrord --store DIR --invite VOLUME");
+  p.callback([o, &run] { run = [o](Terminal& t) { return pair(o->target, o->code, o->key, t); }; });
 }
 
 }  // namespace somfs::cli

@@ -77,30 +77,30 @@ Result<Exit> lose(const Options& o, Terminal& t) {
 
 }  // namespace
 
-void add_replicate(CLI::App& app, Run& run) {
+void add_replicate(Command& app, Run& run) {
   auto o = std::make_shared<Options>();
   auto add = [&](const char* name, const char* help, auto act) {
-    CLI::App* sub = app.add_subcommand(name, help);
-    sub->add_option("DIR", o->dir, "The volume")->required();
-    sub->add_option("TARGET", o->target, "The mirror: /path, dir:/path, somfs://HOST:PORT/VOLUME or ssh://[USER@]HOST/path");
-    sub->callback([o, &run, act] { run = [o, act](Terminal& t) -> Result<Exit> { return act(*o, t); }; });
+    Command sub = app.add_subcommand(name, help);
+    sub.add_option("DIR", o->dir, "The volume").required();
+    sub.add_option("TARGET", o->target, "The mirror: /path, dir:/path, somfs://HOST:PORT/VOLUME or ssh://[USER@]HOST/path");
+    sub.callback([o, &run, act] { run = [o, act](Terminal& t) -> Result<Exit> { return act(*o, t); }; });
     return sub;
   };
-  CLI::App* sub = add("replicate", "Keep a mirror in step from now on: every change reaches it, one instant after the other", replicate);
-  sub->add_option("--mode", o->mode, "async: the application never waits; semi: it is slowed down above a lag; sync: what it makes durable is so at the mirror as well")->capture_default_str();
-  sub->add_option("--lag-bound", o->lag_bound, "Mode semi: seconds of lag above which changes are slowed down (default: 1)")->check(CLI::Range(0.1, 3600.0));
-  sub->add_option("--sync-timeout", o->sync_timeout, "Mode sync: seconds that an answer waits at most (default: 2)")->check(CLI::Range(0.01, 60.0));
-  sub->add_option("--pipeline", o->pipeline, "How this side spreads its work over threads: auto (default), serial, fine, threaded, hybrid");
-  sub->add_option("--compress", o->compress, "On the link: snappy (default), lz4, zstd, none");
-  sub->add_option("--pacing", o->pacing, "How long a group is collected: bottleneck, paper or none")->capture_default_str();
-  sub->add_option("--rpo", o->rpo, "Seconds that may be lost: an upper bound for the interval; 0: none")->check(CLI::NonNegativeNumber)->capture_default_str();
-  sub->add_option("--share", o->share, "Part of its time that the slowest stage may spend for this mirror, 0.01 to 1: less leaves more to others, and makes groups larger and later")->check(CLI::Range(0.01, 1.0))->capture_default_str();
-  sub->add_option("--alpha", o->alpha, "How fast the interval follows this side (paper), or shrinks (bottleneck): 0.01 to 1")->check(CLI::Range(0.01, 1.0))->capture_default_str();
-  sub->add_option("--beta", o->beta, "How fast it follows the mirror's side (paper), or grows (bottleneck): 0.01 to 1")->check(CLI::Range(0.01, 1.0))->capture_default_str();
-  sub->add_option("--first", o->first, "The first interval, in seconds: 0.03 to 1")->check(CLI::Range(0.03, 1.0))->capture_default_str();
-  sub->add_flag("--stop", o->stop, "End it; the mirror keeps what it holds");
-  sub->footer("The relation is stored with the volume and goes on after the next mount. While the mirror is away the volume notes what\n"
-              "changes and brings it later. The mount reads the keys of the user it runs as.");
+  Command sub = add("replicate", "Keep a mirror in step from now on: every change reaches it, one instant after the other", replicate);
+  sub.add_option("--mode", o->mode, "async: the application never waits; semi: it is slowed down above a lag; sync: what it makes durable is so at the mirror as well").capture_default_str();
+  sub.add_option("--lag-bound", o->lag_bound, "Mode semi: seconds of lag above which changes are slowed down (default: 1)").range(0.1, 3600.0);
+  sub.add_option("--sync-timeout", o->sync_timeout, "Mode sync: seconds that an answer waits at most (default: 2)").range(0.01, 60.0);
+  sub.add_option("--pipeline", o->pipeline, "How this side spreads its work over threads: auto (default), serial, fine, threaded, hybrid");
+  sub.add_option("--compress", o->compress, "On the link: snappy (default), lz4, zstd, none");
+  sub.add_option("--pacing", o->pacing, "How long a group is collected: bottleneck, paper or none").capture_default_str();
+  sub.add_option("--rpo", o->rpo, "Seconds that may be lost: an upper bound for the interval; 0: none").non_negative().capture_default_str();
+  sub.add_option("--share", o->share, "Part of its time that the slowest stage may spend for this mirror, 0.01 to 1: less leaves more to others, and makes groups larger and later").range(0.01, 1.0).capture_default_str();
+  sub.add_option("--alpha", o->alpha, "How fast the interval follows this side (paper), or shrinks (bottleneck): 0.01 to 1").range(0.01, 1.0).capture_default_str();
+  sub.add_option("--beta", o->beta, "How fast it follows the mirror's side (paper), or grows (bottleneck): 0.01 to 1").range(0.01, 1.0).capture_default_str();
+  sub.add_option("--first", o->first, "The first interval, in seconds: 0.03 to 1").range(0.03, 1.0).capture_default_str();
+  sub.add_flag("--stop", o->stop, "End it; the mirror keeps what it holds");
+  sub.footer("The relation is stored with the volume and goes on after the next mount. While the mirror is away the volume notes what\n"
+             "changes and brings it later. The mount reads the keys of the user it runs as.");
   for (const bool pause : {true, false})
     add(pause ? "pause" : "resume", pause ? "Hold replication: changes are noted and brought later" : "Go on with replication", [pause](const Options& options, Terminal& t) -> Result<Exit> {
       SOMFS_TRY_ASSIGN(const Json j, ask_of(options, pause ? "pause" : "resume"));
@@ -112,7 +112,7 @@ void add_replicate(CLI::App& app, Run& run) {
     t.result(j, "everything is at " + joined(j["targets"]) + ", after " + human_seconds(j.value("seconds", 0.0)) + "\n");
     return Exit::done;
   });
-  sub->add_option("--timeout", o->timeout, "Seconds to wait at most; then exit 4, or what keeps it: 8, 12")->check(CLI::PositiveNumber)->capture_default_str();
+  sub.add_option("--timeout", o->timeout, "Seconds to wait at most; then exit 4, or what keeps it: 8, 12").positive().capture_default_str();
   add("lose", "What would be lost now: what the mirrors do not hold yet", lose);
 }
 

@@ -88,28 +88,28 @@ Result<Exit> diff(const Options& o, Terminal& t) {
 
 }  // namespace
 
-void add_snapshot(CLI::App& app, Run& run) {
+void add_snapshot(Command& app, Run& run) {
   auto o = std::make_shared<Options>();
-  CLI::App* snap = app.add_subcommand("snapshot", "Snapshots of one exact instant");
-  snap->require_subcommand(1);
-  CLI::App* c = snap->add_subcommand("create", "Take a snapshot: prepare writers, freeze for milliseconds, thaw");
-  c->add_option("DIR", o->dir, "The volume")->required();
-  c->add_option("--name", o->name, "Its name: letters, digits, . _ : - (default: the date and time)");
-  c->add_flag("--crash-consistent", o->crash_consistent, "Go on without writers that veto or do not answer");
-  c->add_option("--timeout", o->timeout, "Seconds for the whole procedure")->check(CLI::PositiveNumber);
-  c->callback([o, &run] { run = [o](Terminal& t) { return create(*o, t); }; });
-  CLI::App* l = snap->add_subcommand("list", "List snapshots, and those that had to be dropped with the reason");
-  l->add_option("DIR", o->dir, "The volume")->required();
-  l->callback([o, &run] { run = [o](Terminal& t) { return list(*o, t); }; });
-  CLI::App* d = snap->add_subcommand("delete", "Delete a snapshot and free its space");
-  d->add_option("DIR", o->dir, "The volume")->required();
-  d->add_option("NAME", o->name, "The snapshot")->required();
-  d->callback([o, &run] { run = [o](Terminal& t) { return remove(*o, t); }; });
-  CLI::App* f = snap->add_subcommand("diff", "What changed from snapshot A to snapshot B, or to now");
-  f->add_option("DIR", o->dir, "The volume")->required();
-  f->add_option("A", o->a, "The earlier snapshot")->required();
-  f->add_option("B", o->b, "The later one; now, when left out");
-  f->callback([o, &run] { run = [o](Terminal& t) { return diff(*o, t); }; });
+  Command snap = app.add_subcommand("snapshot", "Snapshots of one exact instant");
+  snap.require_subcommand(1);
+  Command c = snap.add_subcommand("create", "Take a snapshot: prepare writers, freeze for milliseconds, thaw");
+  c.add_option("DIR", o->dir, "The volume").required();
+  c.add_option("--name", o->name, "Its name: letters, digits, . _ : - (default: the date and time)");
+  c.add_flag("--crash-consistent", o->crash_consistent, "Go on without writers that veto or do not answer");
+  c.add_option("--timeout", o->timeout, "Seconds for the whole procedure").positive();
+  c.callback([o, &run] { run = [o](Terminal& t) { return create(*o, t); }; });
+  Command l = snap.add_subcommand("list", "List snapshots, and those that had to be dropped with the reason");
+  l.add_option("DIR", o->dir, "The volume").required();
+  l.callback([o, &run] { run = [o](Terminal& t) { return list(*o, t); }; });
+  Command d = snap.add_subcommand("delete", "Delete a snapshot and free its space");
+  d.add_option("DIR", o->dir, "The volume").required();
+  d.add_option("NAME", o->name, "The snapshot").required();
+  d.callback([o, &run] { run = [o](Terminal& t) { return remove(*o, t); }; });
+  Command f = snap.add_subcommand("diff", "What changed from snapshot A to snapshot B, or to now");
+  f.add_option("DIR", o->dir, "The volume").required();
+  f.add_option("A", o->a, "The earlier snapshot").required();
+  f.add_option("B", o->b, "The later one; now, when left out");
+  f.callback([o, &run] { run = [o](Terminal& t) { return diff(*o, t); }; });
 }
 
 }  // namespace somfs::cli

@@ -66,19 +66,19 @@ Result<Exit> accept(const Options& o, Terminal& t) {
 
 }  // namespace
 
-void add_split(CLI::App& app, Run& run) {
+void add_split(Command& app, Run& run) {
   auto o = std::make_shared<Options>();
-  CLI::App* split = app.add_subcommand("split", "Two sources of one volume were active: which one the mirror goes with");
-  split->require_subcommand(1);
-  CLI::App* sub = split->add_subcommand("resolve", "Let the mirror go with this volume: what another source brought there is replaced");
-  sub->add_option("DIR", o->dir, "The volume")->required();
-  sub->add_option("TARGET", o->target, "The mirror's directory")->required();
-  sub->add_option("--keep", o->keep, "source: this volume's state; mirror is not in this version")->required();
-  sub->callback([o, &run] { run = [o](Terminal& t) { return resolve(*o, t); }; });
-  sub = split->add_subcommand("accept", "The same, at the mirror of a source that may only write there");
-  sub->add_option("TARGET", o->target, "The mirror's directory")->required();
-  sub->add_option("GENERATION", o->generation, "The source's, as its split resolve says")->required();
-  sub->callback([o, &run] { run = [o](Terminal& t) { return accept(*o, t); }; });
+  Command split = app.add_subcommand("split", "Two sources of one volume were active: which one the mirror goes with");
+  split.require_subcommand(1);
+  Command sub = split.add_subcommand("resolve", "Let the mirror go with this volume: what another source brought there is replaced");
+  sub.add_option("DIR", o->dir, "The volume").required();
+  sub.add_option("TARGET", o->target, "The mirror's directory").required();
+  sub.add_option("--keep", o->keep, "source: this volume's state; mirror is not in this version").required();
+  sub.callback([o, &run] { run = [o](Terminal& t) { return resolve(*o, t); }; });
+  sub = split.add_subcommand("accept", "The same, at the mirror of a source that may only write there");
+  sub.add_option("TARGET", o->target, "The mirror's directory").required();
+  sub.add_option("GENERATION", o->generation, "The source's, as its split resolve says").required();
+  sub.callback([o, &run] { run = [o](Terminal& t) { return accept(*o, t); }; });
 }
 
 }  // namespace somfs::cli

@@ -159,13 +159,13 @@ Result<Exit> show(const Options& o, Terminal& t) {
 
 }  // namespace
 
-void add_status(CLI::App& app, Run& run) {
+void add_status(Command& app, Run& run) {
   auto o = std::make_shared<Options>();
-  CLI::App* sub = app.add_subcommand("status", "What is protected, in which state, and how far each mirror is behind");
-  sub->add_option("DIR", o->dir, "The volume (default: all)");
-  sub->add_option("--store", o->store, "At a mirror daemon: which of the sources of this store are alive");
-  sub->add_flag("--watch", o->watch, "Again every second");
-  sub->callback([o, &run] { run = [o](Terminal& t) { return show(*o, t); }; });
+  Command sub = app.add_subcommand("status", "What is protected, in which state, and how far each mirror is behind");
+  sub.add_option("DIR", o->dir, "The volume (default: all)");
+  sub.add_option("--store", o->store, "At a mirror daemon: which of the sources of this store are alive");
+  sub.add_flag("--watch", o->watch, "Again every second");
+  sub.callback([o, &run] { run = [o](Terminal& t) { return show(*o, t); }; });
 }
 
 }  // namespace somfs::cli

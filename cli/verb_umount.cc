@@ -8,14 +8,14 @@
 
 namespace somfs::cli {
 
-void add_umount(CLI::App& app, Run& run) {
+void add_umount(Command& app, Run& run) {
   struct Options {
     std::string dir;
   };
   auto o = std::make_shared<Options>();
-  CLI::App* sub = app.add_subcommand("umount", "Stop cleanly: flush, mark clean, unmount, leave nothing behind");
-  sub->add_option("DIR", o->dir, "The protected directory or its mount point")->required();
-  sub->callback([o, &run] {
+  Command sub = app.add_subcommand("umount", "Stop cleanly: flush, mark clean, unmount, leave nothing behind");
+  sub.add_option("DIR", o->dir, "The protected directory or its mount point").required();
+  sub.callback([o, &run] {
     run = [o](Terminal& t) -> Result<Exit> {
       SOMFS_TRY_ASSIGN(Mounted m, find_mounted(o->dir));
       SOMFS_TRY_ASSIGN(Connection c, connect_to(m));

@@ -168,18 +168,18 @@ Result<Exit> verify(const Options& o, Terminal& t) {
 
 }  // namespace
 
-void add_verify(CLI::App& app, Run& run) {
+void add_verify(Command& app, Run& run) {
   auto o = std::make_shared<Options>();
-  CLI::App* sub = app.add_subcommand("verify", "Compare a fresh snapshot with the mirror: contents by hash and all metadata, each side reading for itself");
-  sub->add_option("DIR", o->dir, "The volume")->required();
-  sub->add_option("TARGET", o->target, "The mirror")->required();
-  sub->add_flag("--deep", o->deep, "Have the mirror read from its disk, not from memory");
-  sub->add_flag("--repair", o->repair, "Send again what differs, then compare again (exit 5: repaired, 6: not)");
-  sub->add_flag("--crash-consistent", o->crash_consistent, "Go on without writers that veto or do not answer");
-  sub->add_option("--timeout", o->timeout, "Seconds for making the snapshot")->check(CLI::PositiveNumber)->capture_default_str();
-  sub->footer("What changed since the last migration differs, of course: migrate first. A mirror that is replicated to is brought up to\n"
-              "the instant that is compared.");
-  sub->callback([o, &run] { run = [o](Terminal& t) { return verify(*o, t); }; });
+  Command sub = app.add_subcommand("verify", "Compare a fresh snapshot with the mirror: contents by hash and all metadata, each side reading for itself");
+  sub.add_option("DIR", o->dir, "The volume").required();
+  sub.add_option("TARGET", o->target, "The mirror").required();
+  sub.add_flag("--deep", o->deep, "Have the mirror read from its disk, not from memory");
+  sub.add_flag("--repair", o->repair, "Send again what differs, then compare again (exit 5: repaired, 6: not)");
+  sub.add_flag("--crash-consistent", o->crash_consistent, "Go on without writers that veto or do not answer");
+  sub.add_option("--timeout", o->timeout, "Seconds for making the snapshot").positive().capture_default_str();
+  sub.footer("What changed since the last migration differs, of course: migrate first. A mirror that is replicated to is brought up to\n"
+             "the instant that is compared.");
+  sub.callback([o, &run] { run = [o](Terminal& t) { return verify(*o, t); }; });
 }
 
 }  // namespace somfs::cli

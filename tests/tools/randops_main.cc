@@ -6,20 +6,19 @@
 #include <grp.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
-
+#include "cli/arguments.h"
 #include "tests/tools/random_operations.h"
 
 int main(int argc, char** argv) {
-  CLI::App app{"Makes random calls in an empty directory and logs them; the log depends only on the seed and the file system."};
+  somfs::cli::CommandLine app{"Makes random calls in an empty directory and logs them; the log depends only on the seed and the file system."};
   std::string dir;
   std::uint64_t seed = 1, ops = 1000;
   long uid = -1;
-  app.add_option("DIR", dir)->required();
+  app.add_option("DIR", dir).required();
   app.add_option("--seed", seed);
   app.add_option("--ops", ops, "how many");
   app.add_option("--uid", uid, "become this user, with the group of the same number, first");
-  CLI11_PARSE(app, argc, argv);
+  if (const auto code = app.parse_and_tell(argc, argv)) return *code;
   somfs::Fd fd(open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!fd) {
     std::fprintf(stderr, "randops: cannot open %s\n", dir.c_str());

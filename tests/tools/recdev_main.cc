@@ -5,8 +5,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
-
+#include "cli/arguments.h"
 #include "tests/tools/recorded_log.h"
 #include "tests/tools/recording_device.h"
 
@@ -29,31 +28,31 @@ Status make_image(const std::string& path, std::uint64_t mib) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app{"Records the writes and flushes of a disk, and rebuilds it as after a power cut."};
+  cli::CommandLine app{"Records the writes and flushes of a disk, and rebuilds it as after a power cut."};
   app.require_subcommand(1);
   RecorderOptions options;
   std::uint64_t mib = 0;
-  CLI::App* run = app.add_subcommand("run", "serve MOUNTDIR/disk until it is unmounted; MOUNTDIR/entries counts the log");
-  run->add_option("--image", options.image, "the image at the start; only read")->required();
-  run->add_option("--log", options.log)->required();
-  run->add_option("--size", mib, "make the image this many MiB large first");
-  run->add_option("MOUNTDIR", options.mount)->required();
+  cli::Command run = app.add_subcommand("run", "serve MOUNTDIR/disk until it is unmounted; MOUNTDIR/entries counts the log");
+  run.add_option("--image", options.image, "the image at the start; only read").required();
+  run.add_option("--log", options.log).required();
+  run.add_option("--size", mib, "make the image this many MiB large first");
+  run.add_option("MOUNTDIR", options.mount).required();
 
   std::string base, log_path, out;
   Cut cut;
-  CLI::App* cutter = app.add_subcommand("cut", "write the image that a power cut after K entries leaves");
-  cutter->add_option("--image", base)->required();
-  cutter->add_option("--log", log_path)->required();
-  cutter->add_option("--at", cut.at, "K")->required();
-  cutter->add_option("--seed", cut.seed, "chooses what survives; 0: nothing unflushed, 1: everything")->required();
-  cutter->add_option("--sector", cut.sector, "512 or 4096");
-  cutter->add_option("--out", out)->required();
+  cli::Command cutter = app.add_subcommand("cut", "write the image that a power cut after K entries leaves");
+  cutter.add_option("--image", base).required();
+  cutter.add_option("--log", log_path).required();
+  cutter.add_option("--at", cut.at, "K").required();
+  cutter.add_option("--seed", cut.seed, "chooses what survives; 0: nothing unflushed, 1: everything").required();
+  cutter.add_option("--sector", cut.sector, "512 or 4096");
+  cutter.add_option("--out", out).required();
 
-  CLI::App* list = app.add_subcommand("list", "print the log, one entry a line");
-  list->add_option("--log", log_path)->required();
-  CLI11_PARSE(app, argc, argv);
+  cli::Command list = app.add_subcommand("list", "print the log, one entry a line");
+  list.add_option("--log", log_path).required();
+  if (const auto code = app.parse_and_tell(argc, argv)) return *code;
 
-  if (run->parsed()) {
+  if (run.parsed()) {
     if (mib != 0)
       if (Status made = make_image(options.image, mib); !made) return refuse(made.error());
     Status done = run_recorder(options);
@@ -61,7 +60,7 @@ int main(int argc, char** argv) {
   }
   auto log = RecordedLog::open(log_path);
   if (!log) return refuse(log.error());
-  if (list->parsed()) {
+  if (list.parsed()) {
     static const char* const names[] = {"", "write", "flush", "zero"};
     std::size_t number = 0;
     for (const LogEntry& e : log->entries())

@@ -8,22 +8,21 @@
 
 #include <sys/wait.h>
 
-#include <CLI/CLI.hpp>
-
+#include "cli/arguments.h"
 #include "tests/tools/syscall_crash.h"
 
 int main(int argc, char** argv) {
   using namespace somfs::tools;
-  CLI::App app{"Runs a command and kills it, or lets a call fail, at its Nth system call; without either it only counts."};
+  somfs::cli::CommandLine app{"Runs a command and kills it, or lets a call fail, at its Nth system call; without either it only counts."};
   Plan plan;
   bool all = false;
   std::vector<std::string> command;
-  app.add_option("--kill", plan.kill_at, "kill everything at this call, before it takes effect")->check(CLI::PositiveNumber);
-  app.add_option("--fail", plan.fail_at, "let this call fail")->check(CLI::PositiveNumber);
-  app.add_option("--errno", plan.error, "with this error number (5 is EIO, 28 ENOSPC)")->check(CLI::Range(1, 4095));
+  app.add_option("--kill", plan.kill_at, "kill everything at this call, before it takes effect").positive();
+  app.add_option("--fail", plan.fail_at, "let this call fail").positive();
+  app.add_option("--errno", plan.error, "with this error number (5 is EIO, 28 ENOSPC)").range(1, 4095);
   app.add_flag("--all", all, "count every call, not only those that change a file system");
-  app.add_option("COMMAND", command, "the command and its arguments, after --")->required();
-  CLI11_PARSE(app, argc, argv);
+  app.add_option("COMMAND", command, "the command and its arguments, after --").required();
+  if (const auto code = app.parse_and_tell(argc, argv)) return *code;
   if (all) plan.which = Calls::all;
   try {
     Outcome o = run_traced(command, plan);
