@@ -24,7 +24,7 @@ run() { # run NAME COMMAND...: its last line but one says how many points it mad
         echo "$(tail -n 1 "$out") ($name)"
         return
     fi
-    n=$(sed -n -e 's/^.*: \([0-9]*\) cuts of .*/\1/p' -e 's/^rounds .*kills \([0-9]*\),.*/\1/p' "$out" | tail -n 1)
+    n=$(sed -n -e 's/^.*: \([0-9]*\) cuts of .*/\1/p' -e 's/^rounds .*\(kills\|faults\) \([0-9]*\),.*/\2/p' "$out" | tail -n 1)
     made=$((made + ${n:-0})) runs=$((runs + 1))
     of[$name]=$((${of[$name]:-0} + ${n:-0}))
     if [ $code = 0 ]; then
@@ -47,6 +47,7 @@ while [ $made -lt "$points" ] && [ $SECONDS -lt "$seconds" ]; do
     SOMFS_ROUNDS=${SOMFS_ROUNDS:-20} run kill-parts "$here/kill_parts_test.sh"
     SOMFS_ROUNDS=${SOMFS_ROUNDS:-20} run replicate "$here/replicate_test.sh"
     SOMFS_ROUNDS=${SOMFS_ROUNDS:-60} run replicate-chaos "$here/replicate_chaos_test.sh"
+    SOMFS_ROUNDS=${SOMFS_ROUNDS:-20} run replicate-chain "$here/chain_test.sh"
     [ $runs -gt $before ] || { echo "skipped: nothing of it can run here"; exit 77; }
     seed=$((seed + 1))
 done
