@@ -474,7 +474,7 @@ Json Volume::Impl::status() {
   auto gate_stats = gate->stats();
   std::string state = coordinator->state() != "idle" ? coordinator->state() : gap_scan && gs.state == snapshot::GapScan::State::running ? "scanning" : "protected";
   Json v{{"schema", 1}, {"dir", options.dir}, {"state", state}, {"epoch", journal->epoch()},
-         {"freeze_ms", {{"count", h.count()}, {"min", h.min()}, {"mean", h.mean()}, {"p50", h.percentile(0.5)}, {"p99", h.percentile(0.99)}, {"max", h.max()}}}};
+         {"freeze_ms", {{"count", h.count()}, {"min", h.min()}, {"mean", h.mean()}, {"p50", h.percentile(50)}, {"p99", h.percentile(99)}, {"max", h.max()}}}};
   Json mirrors = Json::array();
   auto relations = replication->status();
   for (const auto& t : journal->targets()) {

@@ -78,7 +78,8 @@ class Histogram {
   void add(double ms);
   std::uint64_t count() const { return count_; }
   double min() const, max() const, mean() const;
-  double percentile(double p) const;     // upper edge of the bucket that holds it
+  double percentile(int percent) const;  // upper edge of the bucket that holds it; of 0 to 100
+  double percentile(double) const = delete;   // whoever means a share of 1 is told at once
  private:
   std::uint64_t count_ = 0;
   double sum_ = 0, min_ = 0, max_ = 0;

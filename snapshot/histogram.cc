@@ -27,8 +27,8 @@ double Histogram::min() const { return min_; }
 double Histogram::max() const { return max_; }
 double Histogram::mean() const { return count_ == 0 ? 0 : sum_ / static_cast<double>(count_); }
 
-double Histogram::percentile(double p) const {
-  const double wanted = p / 100 * static_cast<double>(count_);
+double Histogram::percentile(int percent) const {
+  const double wanted = percent / 100.0 * static_cast<double>(count_);
   std::uint64_t seen = 0;
   for (std::size_t i = 0; i + 1 < std::size(buckets_); ++i) {  // the last bucket has no edge
     seen += buckets_[i];
