@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <csignal>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -17,6 +18,7 @@
 #include <boost/filesystem.hpp>
 
 #include "common/bytes.h"
+#include "common/named_directory.h"
 #include "common/printable.h"
 
 namespace somfs::cli {
@@ -122,7 +124,7 @@ Result<std::string> canonical_without_touching(const std::string& path) {
   if (p == "/") return p.string();
   // Not by Boost, which asks for the working directory also where it is of no use.
   char parent[PATH_MAX];
-  if (::realpath(p.parent_path().c_str(), parent) == nullptr) return fail_errno("cannot find", printable(path));
+  if (::realpath(p.parent_path().c_str(), parent) == nullptr) return fail_named_directory("cannot find", printable(path));
   return (bfs::path(parent) / p.filename()).string();
 }
 
@@ -186,6 +188,11 @@ Result<Mounted> find_mounted(const std::string& dir) {
   SOMFS_TRY_ASSIGN(std::string path, canonical_without_touching(dir));
   for (Mounted& m : mounted_volumes())
     if (m.mountpoint == path || m.dir == path) return std::move(m);
+  // No mount of ours to wait for; somebody else's is not asked either.
+  struct statx there{};
+  const bool found = ::statx(AT_FDCWD, path.c_str(), AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, STATX_TYPE, &there) == 0;
+  if (const int sys = !found ? errno : S_ISDIR(there.stx_mode) ? 0 : ENOTDIR; sys == ENOENT || sys == ENOTDIR)
+    return fail_named_directory("cannot find", printable(dir), sys);
   return fail(Exit::temporary, "somfs is not mounted over", printable(dir), {}, "mount it first: somfs " + printable(dir));
 }
 

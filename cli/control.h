@@ -58,7 +58,7 @@ Result<std::string> absolute_path(const std::string& path);
 Result<std::string> canonical_without_touching(const std::string& path);
 
 std::vector<Mounted> mounted_volumes();                        // live ones: the process exists and accepts
-Result<Mounted> find_mounted(const std::string& dir);          // by protected directory or mountpoint; not found: Exit::temporary
+Result<Mounted> find_mounted(const std::string& dir);          // by protected directory or mountpoint; not found: Exit::temporary, no directory at all: Exit::usage
 Result<Connection> connect_to(const Mounted& mounted);
 // One request, one answer. An {"error":…} answer becomes the Error it describes.
 Result<Json> ask(const std::string& dir, const Json& request);

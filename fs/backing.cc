@@ -22,6 +22,7 @@
 #include <sstream>
 #include <thread>
 
+#include "common/named_directory.h"
 #include "common/printable.h"
 #include "fs/excludes.h"
 #include "fs/mount_table.h"
@@ -59,17 +60,17 @@ bool detach(const std::string& where) {
          ::waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
-// The absolute path, as far as it can be told while a dead mount may stand there.
-Result<std::string> absolute(const std::string& path) {
+// The absolute path, as far as it can be told while a dead mount may stand there. `purpose`: "cannot protect".
+Result<std::string> absolute(const std::string& path, const char* purpose) {
   std::unique_ptr<char, decltype(&std::free)> real(::realpath(path.c_str(), nullptr), &std::free);
   if (real) return std::string(real.get());
-  if (errno != ENOTCONN && errno != ECONNABORTED) return fail_errno("cannot open the directory", printable(path));
+  if (errno != ENOTCONN && errno != ECONNABORTED) return fail_named_directory(purpose, printable(path));
   std::string bare = path;
   while (bare.size() > 1 && bare.back() == '/') bare.pop_back();
   std::size_t slash = bare.rfind('/');
   std::string parent = slash == std::string::npos ? "." : slash == 0 ? "/" : bare.substr(0, slash);
   std::unique_ptr<char, decltype(&std::free)> above(::realpath(parent.c_str(), nullptr), &std::free);
-  if (!above) return fail_errno("cannot open the directory", printable(path));
+  if (!above) return fail_named_directory(purpose, printable(path));
   std::string out = above.get();
   if (out != "/") out.push_back('/');
   return out + bare.substr(slash == std::string::npos ? 0 : slash + 1);
@@ -189,23 +190,20 @@ std::vector<OpenBeneath> open_for_writing_beneath(const std::string& dir) {
 Result<Backing> Backing::open(const BackingOptions& options) {
   Backing b;
   b.excludes_ = options.excludes;
-  SOMFS_TRY_ASSIGN(b.dir_, absolute(options.dir));
+  SOMFS_TRY_ASSIGN(b.dir_, absolute(options.dir, "cannot protect"));
   SOMFS_TRY(clear_mounts(b.dir_, &b.replaced_dead_mount_));
   b.mountpoint_ = b.dir_;
   if (!options.mountpoint.empty()) {
-    SOMFS_TRY_ASSIGN(b.mountpoint_, absolute(options.mountpoint));
+    SOMFS_TRY_ASSIGN(b.mountpoint_, absolute(options.mountpoint, "cannot mount at"));
     SOMFS_TRY(clear_mounts(b.mountpoint_, &b.replaced_dead_mount_));
     struct stat st;
-    if (::stat(b.mountpoint_.c_str(), &st) != 0) return fail_errno("cannot mount at", printable(b.mountpoint_));
-    if (!S_ISDIR(st.st_mode)) return fail(Exit::usage, "cannot mount at", printable(b.mountpoint_), "it is not a directory");
+    if (::stat(b.mountpoint_.c_str(), &st) != 0) return fail_named_directory("cannot mount at", printable(b.mountpoint_));
+    if (!S_ISDIR(st.st_mode)) return fail_named_directory("cannot mount at", printable(b.mountpoint_), ENOTDIR);
     if (beneath(b.mountpoint_, b.dir_))
-      return fail(Exit::usage, "refusing to mount at", printable(b.mountpoint_), "it lies inside the protected directory");
+      return fail(Exit::usage, "refusing to mount at", printable(b.mountpoint_), "it lies inside the protected directory", "name one outside it");
   }
-  b.fd_ = Fd(::open(b.dir_.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!b.fd_) return fail_errno("cannot open the directory", printable(b.dir_));
-  struct stat st;
-  if (::fstat(b.fd_.get(), &st) != 0) return fail_errno("cannot stat", printable(b.dir_));
-  if (!S_ISDIR(st.st_mode)) return fail(Exit::usage, "cannot protect", printable(b.dir_), "it is not a directory");
+  b.fd_ = Fd(::open(b.dir_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!b.fd_) return fail_named_directory("cannot protect", printable(b.dir_));
   SOMFS_TRY(refuse_nested_mounts(b.dir_, Excludes(options.excludes)));
   SOMFS_TRY(refuse_own_files(b.dir_));
   b.open_beneath_ = open_for_writing_beneath(b.dir_);

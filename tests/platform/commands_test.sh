@@ -14,16 +14,37 @@ code_is 1 somfs
 code_is 1 somfs "$d" -o nonsense
 code_is 2 somfs "$d" -o config="$scratch/none.conf"
 [ -e "$m" ] && same "no mirror made" there absent
-somfs "$scratch/missing" 2>"$scratch/err"; same "missing directory is refused" "$(( $? != 0 ))" 1
-same "one line" "$(wc -l <"$scratch/err")" 1
-touch "$scratch/file"
-somfs "$scratch/file" 2>"$scratch/err"; same "a file is refused" "$(( $? != 0 ))" 1
-same "one line" "$(wc -l <"$scratch/err")" 1
+# What is refused, and with which code: a directory that is not there or is none, also in the middle of a path or as the mount point.
+refused() { # refused N "words" command...: with N and one line, the words and the advice in it
+    code=$1 words=$2
+    shift 2
+    code_is "$code" "$@"
+    same "one line that says: $words ($(cat "$scratch/err"))" "$(wc -l <"$scratch/err") $(grep -c "$words.*;" "$scratch/err")" "1 1"
+}
+touch "$scratch/file"; mkfifo "$scratch/fifo"; mkdir "$scratch/at"
+for none in missing missing/deeper; do
+    for command in "somfs $scratch/$none" "somfs $d $scratch/$none" "somfs-ctl status $scratch/$none" "somfs-ctl snapshot list $scratch/$none" "somfs-ctl umount $scratch/$none"; do
+        refused 1 "$scratch/$none: No such file" $command
+    done
+done
+for none in file fifo file/deeper; do
+    for command in "somfs $scratch/$none" "somfs $d $scratch/$none" "somfs-ctl status $scratch/$none"; do refused 1 "$scratch/$none: Not a directory" timeout 20 $command; done
+done
+refused 1 "inside the protected directory" somfs "$d" "$(mktemp -d "$d/XXXXXX")"
+rmdir "$d"/??????
+mkdir "$scratch/own" && cp "$SOMFS_BIN/somfs" "$scratch/own" && refused 2 "somfs itself runs from there" "$scratch/own/somfs" "$scratch/own"
+mkdir -p "$scratch/outer/inner" && mount -t tmpfs -o size=64k none "$scratch/outer/inner" && refused 2 "another file system is mounted beneath it at $scratch/outer/inner" somfs "$scratch/outer"
+umount "$scratch/outer/inner"
+exec 9>>"$scratch/outer/held"
+refused 11 "open for writing: $scratch/outer/held by" somfs "$scratch/outer"
+check "force" somfs --force "$scratch/outer"
+exec 9>&-
+check "stops" somfs-ctl umount "$scratch/outer"
 
 check "mounts" somfs "$d"
 same "it is a somfs mount" "$(awk -v d="$d" '$5 == d {for (i = 1; i <= NF; i++) if ($i == "-") print $(i+1)}' /proc/self/mountinfo)" fuse.somfs
-somfs "$d" 2>"$scratch/err"; same "a mount over a mount is refused" "$(( $? != 0 ))" 1
-same "one line" "$(wc -l <"$scratch/err")" 1
+refused 11 "already mounted there" somfs "$d"
+refused 11 "already mounted there" somfs "$scratch/outer" "$d"
 check "shows the tree" treecmp "$scratch/before" "$d"
 same ".somfs is not listed" "$(ls -A "$d" | grep -c '^\.somfs$')" 0
 check "but reachable" test -d "$d/.somfs/snapshots"

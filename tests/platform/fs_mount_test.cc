@@ -568,10 +568,14 @@ TEST(Mount, RefusesWhatItCannotProtect) {
   Scratch s;
   auto missing = Backing::open({s.path + "/none", {}, {}, false});
   ASSERT_FALSE(missing);
+  EXPECT_EQ(missing.error().exit, Exit::usage);
   spill(s.path + "/f", "x");
   auto file = Backing::open({s.path + "/f", {}, {}, false});
   ASSERT_FALSE(file);
   EXPECT_EQ(file.error().exit, Exit::usage);
+  auto no_place = Backing::open({s.path, s.path + "-none", {}, false});
+  ASSERT_FALSE(no_place);
+  EXPECT_EQ(no_place.error().exit, Exit::usage);
   EXPECT_FALSE(Backing::open({"/usr", {}, {}, true}));
   ASSERT_EQ(::mkdir((s.path + "/sub").c_str(), 0755), 0);
   ASSERT_EQ(::mount("tmpfs", (s.path + "/sub").c_str(), "tmpfs", 0, "size=64k"), 0);
