@@ -137,7 +137,7 @@ int serve(const Arguments& a, int report) {
     tell(static_cast<int>(volume.error().exit), volume.error().line());
     return static_cast<int>(volume.error().exit);
   }
-  if (const std::string promise = a.volume.weaker_promise(); !promise.empty()) std::cerr << "somfs: " << promise << std::endl;
+  for (const std::string& warning : (*volume)->warnings()) std::cerr << "somfs: warning: " << warning << std::endl;
   if (report >= 0) {
     // From here on there is nobody to read what is printed; a log file, when asked for, has been opened.
     int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);

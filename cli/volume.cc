@@ -32,6 +32,7 @@
 #include "fs/capture.h"
 #include "fs/cow.h"
 #include "fs/gate.h"
+#include "fs/insiders.h"
 #include "fs/mount.h"
 #include "fs/slowdown.h"
 #include "replicator/text_codes.h"
@@ -221,6 +222,8 @@ struct Volume::Impl {
 
   // In the order in which they are made; destroyed in reverse.
   std::optional<fs::Backing> backing;
+  fs::Protected where;                                 // whom the mount found inside, and of what
+  std::vector<fs::Insider> inside;
   Fd own, journal_dir, store_dir;
   std::unique_ptr<snapshot::Journal> journal;
   std::unique_ptr<snapshot::Store> store;
@@ -248,6 +251,7 @@ struct Volume::Impl {
   Status open_writers();
   void serve(Connection& c, const Json& request);
   Json status();
+  std::vector<std::string> warnings() const;
   Json lag_of(const snapshot::TargetState& target);
   Result<snapshot::CutReport> cut(snapshot::SnapshotInfo info, snapshot::CutRequest request);
   Result<Json> snapshot_create(const Json& request);
@@ -391,6 +395,11 @@ Status Volume::Impl::open_parts() {
   last_change_seen_ns = clock.mono_ns();
   last_seq_seen = journal->last_seq();
   if (journal->gap_scan_wanted()) gap_scan = std::make_unique<snapshot::GapScan>(backing->fd(), *journal, scan);
+  // Only now, as nobody gets in any more but by the mount.
+  struct stat beneath{};
+  (void)::fstat(backing->fd(), &beneath);
+  where = {options.dir, options.mountpoint, options.config.excludes, beneath.st_dev};
+  inside = fs::insiders(where);
   SOMFS_TRY_ASSIGN(server, ControlServer::start(options.dir, options.mountpoint, [this](Connection& c, const Json& r) { serve(c, r); }));
   housekeeper = std::jthread([this](const std::stop_token& stop) { keep_house(stop); });
   return {};
@@ -467,6 +476,13 @@ Json Volume::Impl::lag_of(const snapshot::TargetState& target) {
   return std::max(0.0, static_cast<double>(clock.wall_ns() - since) / 1e9);
 }
 
+std::vector<std::string> Volume::Impl::warnings() const {
+  std::vector<std::string> all;
+  if (const std::string promise = options.weaker_promise(); !promise.empty()) all.push_back(promise);
+  for (std::string& line : fs::warnings_of(fs::still_inside(inside, where), where)) all.push_back(std::move(line));
+  return all;
+}
+
 Json Volume::Impl::status() {
   auto h = coordinator->freezes();
   auto js = journal->stats();
@@ -531,7 +547,9 @@ Json Volume::Impl::status() {
   auto force = mount->in_force();
   v["in_force"] = {{"killpriv_v2", force.killpriv_v2}, {"parallel_dirops", force.parallel_dirops}, {"posix_acl", force.posix_acl},
                    {"readdirplus", force.readdirplus}, {"file_handles", force.by_handle}, {"tmpfile", force.tmpfile}, {"writeback", force.writeback}, {"passthrough", force.passthrough}, {"max_write", force.max_write}};
-  v["warning"] = options.weaker_promise();
+  std::string warning;
+  for (const std::string& line : warnings()) warning += (warning.empty() ? "" : "; ") + line;
+  v["warning"] = warning;
   return v;
 }
 
@@ -683,6 +701,8 @@ Status Volume::run() {
   if (!s) return s;
   return closed;
 }
+
+std::vector<std::string> Volume::warnings() const { return impl_->warnings(); }
 
 void Volume::stop() { impl_->mount->stop(); }
 

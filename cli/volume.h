@@ -36,6 +36,8 @@ class Volume {
   ~Volume();
   // Serves until it is unmounted or stop() is called; then flushes and marks clean.
   Status run();
+  // What is not as it should be and was not refused for: a line each, without end.
+  std::vector<std::string> warnings() const;
   void stop();                 // safe from any thread and from a signal-handling thread
 
  private:

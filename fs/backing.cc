@@ -13,7 +13,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <climits>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -26,6 +25,7 @@
 #include "common/printable.h"
 #include "fs/excludes.h"
 #include "fs/mount_table.h"
+#include "fs/proc_files.h"
 
 extern char** environ;
 
@@ -111,12 +111,6 @@ Status refuse_own_files(const std::string& dir) {
   return {};
 }
 
-std::string read_link(const std::string& path) {
-  char target[PATH_MAX];
-  ssize_t n = ::readlink(path.c_str(), target, sizeof target);
-  return n > 0 ? std::string(target, static_cast<std::size_t>(n)) : std::string();
-}
-
 bool open_to_write(const std::string& fdinfo) {
   std::ifstream file(fdinfo);
   for (std::string word; file >> word;) {
@@ -141,14 +135,6 @@ std::string list_of(const std::vector<OpenBeneath>& open) {
   return list;
 }
 
-template <typename F>
-void each_entry(const std::string& path, F take) {
-  std::unique_ptr<DIR, int (*)(DIR*)> dir(::opendir(path.c_str()), &::closedir);
-  if (!dir) return;
-  while (dirent* e = ::readdir(dir.get()))
-    if (e->d_name[0] >= '0' && e->d_name[0] <= '9') take(std::string(e->d_name));
-}
-
 }  // namespace
 
 std::vector<OpenBeneath> open_for_writing_beneath(const std::string& dir) {
@@ -158,17 +144,14 @@ std::vector<OpenBeneath> open_for_writing_beneath(const std::string& dir) {
   const std::string own = dir + "/.somfs";
   struct stat top{};
   ::stat(dir.c_str(), &top);
-  each_entry("/proc", [&](const std::string& pid) {
+  each_number_in("/proc", [&](const std::string& pid) {
     if (std::atoi(pid.c_str()) == ::getpid()) return;
     std::string base = "/proc/" + pid;
     auto add = [&](const std::string& path) {
-      std::ifstream comm(base + "/comm");
-      std::string command;
-      std::getline(comm, command);
       if (out.empty() || out.back().pid != std::atoi(pid.c_str()) || out.back().path != path)
-        out.push_back({std::atoi(pid.c_str()), command, path});
+        out.push_back({std::atoi(pid.c_str()), command_of(base), path});
     };
-    each_entry(base + "/fd", [&](const std::string& n) {
+    each_number_in(base + "/fd", [&](const std::string& n) {
       std::string path = read_link(base + "/fd/" + n);
       struct stat st{};
       if (beneath(path, dir) && !beneath(path, own) && open_to_write(base + "/fdinfo/" + n) && ::stat((base + "/fd/" + n).c_str(), &st) == 0 &&

@@ -30,16 +30,41 @@ done
 for none in file fifo file/deeper; do
     for command in "somfs $scratch/$none" "somfs $d $scratch/$none" "somfs-ctl status $scratch/$none"; do refused 1 "$scratch/$none: Not a directory" timeout 20 $command; done
 done
-refused 1 "inside the protected directory" somfs "$d" "$(mktemp -d "$d/XXXXXX")"
-rmdir "$d"/??????
 mkdir "$scratch/own" && cp "$SOMFS_BIN/somfs" "$scratch/own" && refused 2 "somfs itself runs from there" "$scratch/own/somfs" "$scratch/own"
 mkdir -p "$scratch/outer/inner" && mount -t tmpfs -o size=64k none "$scratch/outer/inner" && refused 2 "another file system is mounted beneath it at $scratch/outer/inner" somfs "$scratch/outer"
 umount "$scratch/outer/inner"
+refused 1 "inside the protected directory" somfs "$scratch/outer" "$scratch/outer/inner"
 exec 9>>"$scratch/outer/held"
 refused 11 "open for writing: $scratch/outer/held by" somfs "$scratch/outer"
 check "force" somfs --force "$scratch/outer"
 exec 9>&-
 check "stops" somfs-ctl umount "$scratch/outer"
+
+# Who stands in the directory is named, not refused: what it makes by relative names goes past the mount.
+s=$scratch/stood
+mkdir -p "$s/sub"
+(cd "$s/sub" && exec sleep 300) & in_it=$!
+(exec sleep 300 9<"$s") & holds=$!
+started="$started $in_it $holds"
+for _ in $(seq 100); do [ "$(cat "/proc/$in_it/comm" "/proc/$holds/comm" | grep -c sleep)" = 2 ] && break; sleep 0.1; done
+(cd "$s"; echo "$BASHPID" >"$scratch/shell"; somfs . 2>"$scratch/err"; echo "$?" >"$scratch/code")
+same "mounts nevertheless ($(cat "$scratch/err"))" "$(cat "$scratch/code")" 0
+same "one line each" "$(wc -l <"$scratch/err")" 3
+shell=$(cat "$scratch/shell")
+for line in "sleep (pid $in_it) has its working directory in $s:" "sleep (pid $holds) has a directory of $s open:" "bash (pid $shell) has its working directory in $s:"; do
+    same "$line" "$(grep -c "^somfs: warning: $line" "$scratch/err")" 1
+done
+warning() { timeout 20 somfs-ctl status "$s" --json | field volumes.0.warning; }
+same "kept for the status, but who has gone" "$(warning | grep -o 'pid [0-9]*' | sort)" "$(printf 'pid %s\n' "$in_it" "$holds" | sort)"
+kill "$in_it"; wait "$in_it" 2>/dev/null
+same "and again" "$(warning | grep -o 'pid [0-9]*')" "pid $holds"
+check "stops" somfs-ctl umount "$s"
+kill "$holds"; wait "$holds" 2>/dev/null
+for _ in 1 2 3 4 5 6 7; do (cd "$s" && exec sleep 300) & started="$started $!"; done
+sleep 0.5
+check "many" somfs "$s"
+same "the first of many" "$(grep -c "^somfs: warning: sleep" "$scratch/err") $(tail -1 "$scratch/err")" "5 somfs: warning: and 2 more processes in $s like these"
+check "stops" somfs-ctl umount "$s"
 
 check "mounts" somfs "$d"
 same "it is a somfs mount" "$(awk -v d="$d" '$5 == d {for (i = 1; i <= NF; i++) if ($i == "-") print $(i+1)}' /proc/self/mountinfo)" fuse.somfs

@@ -23,6 +23,11 @@ check "and by the mount point" somfs-ctl snapshot delete "$at" s
 pid=$(mount_pid "$d")
 check "unmounts" umount "$at"
 check "the process ends" wait_gone "$pid"
+(cd "$d"; mount -t fuse.somfs "$d" "$at" 2>"$scratch/err"; echo "$?" >"$scratch/code")
+same "from within: the shell is named, mount and its helpers are not" "$(cat "$scratch/code") $(wc -l <"$scratch/err") $(grep -c "^somfs: warning: bash .*gone in again at $at" "$scratch/err")" "0 1 1"
+pid=$(mount_pid "$d")
+check "unmounts" umount "$at"
+check "the process ends" wait_gone "$pid"
 
 echo "- from fstab, over itself, with options"
 printf '[volume]\nexclude = ["no-such-cache"]\n' >"$scratch/vol.conf"
