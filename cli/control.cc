@@ -14,6 +14,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <set>
+#include <utility>
 
 #include <boost/filesystem.hpp>
 
@@ -130,10 +132,21 @@ Result<std::string> canonical_without_touching(const std::string& path) {
 
 namespace {
 
-// Sockets of this user's daemons and, for an ordinary user, those of root as well: the socket itself says who may connect.
+// Sockets of this user's daemons and, for an ordinary user, those of root as well: the socket itself says who may connect. A mount made in a login session
+// registers in $XDG_RUNTIME_DIR, one that cron made in /tmp; each is to be found from the other. Anybody may make a directory of that name in /tmp: only what is
+// ours and closed to others, as a mount leaves it, is looked into.
 std::vector<std::string> run_directories() {
-  std::vector<std::string> dirs{run_directory()};
-  if (::geteuid() != 0 && std::getenv("SOMFS_RUN_DIR") == nullptr) dirs.push_back("/run/somfs");
+  const char* told = std::getenv("SOMFS_RUN_DIR");
+  if (::geteuid() == 0 || (told != nullptr && *told != '\0')) return {run_directory()};
+  const std::string uid = std::to_string(::geteuid());
+  std::vector<std::string> dirs;
+  std::set<std::pair<dev_t, ino_t>> seen;
+  for (const std::string& dir : {run_directory(), "/run/user/" + uid + "/somfs", "/tmp/somfs-" + uid}) {
+    struct stat st{};
+    if (::lstat(dir.c_str(), &st) == 0 && S_ISDIR(st.st_mode) && st.st_uid == ::geteuid() && (st.st_mode & 0777) == 0700 && seen.emplace(st.st_dev, st.st_ino).second)
+      dirs.push_back(dir);
+  }
+  dirs.push_back("/run/somfs");
   return dirs;
 }
 

@@ -4,7 +4,7 @@
 // closes, whoever held it, the snapshot goes.
 //
 // Sockets and their descriptions (ID.sock, ID.json) lie in the run directory: $SOMFS_RUN_DIR, else /run/somfs for root, else
-// $XDG_RUNTIME_DIR/somfs, else /tmp/somfs-UID. The socket admits root and the user the daemon runs as (SO_PEERCRED).
+// $XDG_RUNTIME_DIR/somfs, else /tmp/somfs-UID. Who looks for a mount looks in all of them, and in /run/user/UID/somfs. The socket admits root and the user the daemon runs as (SO_PEERCRED).
 // A client never touches the mount itself: an answer must not depend on a gate it may have closed.
 #pragma once
 

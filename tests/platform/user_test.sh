@@ -3,6 +3,7 @@
 # An ordinary user, on a directory of their own: mounts through fusermount3, takes snapshots, migrates, without any privilege.
 # In a mount namespace of its own, where /dev/fuse is open to everybody as on an ordinary machine.
 [ "${1:-}" = inside ] || exec unshare -m "$0" inside
+export TMPDIR=/var/tmp   # /tmp and /run are replaced below
 . "$(dirname "$0")/lib.sh"
 mknod "$scratch/fuse" c 10 229 && chmod 666 "$scratch/fuse" && mount --bind "$scratch/fuse" /dev/fuse || skip "cannot make a /dev/fuse for everybody"
 command -v fusermount3 >/dev/null || skip "needs fusermount3 (package fuse3)"
@@ -74,4 +75,36 @@ same "no set-id bit for another owner" "$(stat -c %a "$m/tree/of-root1")" 755
 check "verify" as_user somfs-ctl verify "$d" "$m"
 same "said once" "$(grep -c "does not run as root" "$scratch/out")" 1
 check "stops" as_user somfs-ctl umount "$d"
+
+# A mount made in a login session is found from a crontab, where XDG_RUNTIME_DIR is not set, and the other way round; also when it is set to another place.
+case $SOMFS_BIN$SOMFS_TOOLS in /tmp/*) echo "  (the programs lie in /tmp: the places of mounts are passed over)"; passed ;; esac
+mount -t tmpfs -o mode=1777,size=1m none /tmp && mount -t tmpfs -o mode=755,size=1m none /run || skip "cannot replace /tmp and /run"
+uid=$(id -u nobody)
+mkdir -p "/run/user/$uid" "$scratch/runtime" && chown nobody: "/run/user/$uid" "$scratch/runtime" && chmod 700 "/run/user/$uid" "$scratch/runtime"
+as() { setpriv --reuid=nobody --regid=nogroup --clear-groups env -i PATH="$PATH" HOME="$home" "$@"; }
+d=$home/places
+as mkdir "$d"; as sh -c "echo x >$d/f"
+found() { # found "what" VARIABLE=...: by all verbs that look
+    what=$1
+    shift
+    check "$what" as "$@" somfs-ctl status "$d" --json
+    same "$what, once in the list" "$(as "$@" somfs-ctl status --json | python3 -c 'import json,sys; print(len(json.load(sys.stdin)["volumes"]))')" 1
+}
+session=XDG_RUNTIME_DIR=/run/user/$uid other=XDG_RUNTIME_DIR=$scratch/runtime cron=NOTHING=here
+for place in "$session" "$other" "$cron"; do
+    check "mounts with $place" as "$place" somfs "$d"
+    for look in "$session" "$other" "$cron"; do
+        # A place of its own that is only named by the variable cannot be known without it.
+        [ "$place" = "$other" ] && [ "$look" != "$other" ] && { code_is 75 as "$look" somfs-ctl status "$d"; continue; }
+        found "mounted with $place, found with $look" "$look"
+    done
+    check "stops" as "$place" somfs-ctl umount "$d"
+done
+# What another user put there is not believed, nor what others could write to.
+check "mounts" as "$cron" somfs "$d"
+chmod 755 "/tmp/somfs-$uid"; code_is 75 as "$session" somfs-ctl status "$d"
+chmod 700 "/tmp/somfs-$uid"; found "closed again" "$session"
+chown root: "/tmp/somfs-$uid"; chmod 777 "/tmp/somfs-$uid"; code_is 75 as "$session" somfs-ctl status "$d"
+chown nobody: "/tmp/somfs-$uid"; chmod 700 "/tmp/somfs-$uid"
+check "stops" as "$session" somfs-ctl umount "$d"
 passed
