@@ -16,6 +16,7 @@
 
 #include "cli/arguments.h"
 #include "cli/control.h"
+#include "cli/log_place.h"
 #include "cli/version.h"
 #include "cli/volume.h"
 #include "common/fd.h"
@@ -83,6 +84,11 @@ Status resolve(Arguments* a) {
     SOMFS_TRY_ASSIGN(a->volume.mountpoint, canonical_without_touching(a->mountpoint));
   }
   if (a->remount) return {};
+  if (!a->log_file.empty()) {
+    SOMFS_TRY_ASSIGN(a->log_file, log_place(a->log_file, a->volume.dir, a->volume.mountpoint));
+  } else if (a->foreground) {
+    SOMFS_TRY(log_place("/proc/self/fd/2", a->volume.dir, a->volume.mountpoint));
+  }
   a->volume.force = a->force;
   a->volume.allow_other = ::geteuid() == 0;
   std::string file = a->config_file.empty() ? default_config_file(a->volume.dir) : a->config_file;
@@ -131,7 +137,13 @@ int serve(const Arguments& a, int report) {
   std::signal(SIGPIPE, SIG_IGN);
   sigset_t set = ending_signals();
   ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
-  log::open(a.log_file, a.debug ? log::Level::debug : log::Level::info);
+  try {
+    log::open(a.log_file, a.debug ? log::Level::debug : log::Level::info);
+  } catch (const std::exception& e) {
+    const Error error{Exit::configuration, 0, "cannot write the log", printable(a.log_file), e.what(), "name a file that can be written"};
+    tell(static_cast<int>(error.exit), error.line());
+    return static_cast<int>(error.exit);
+  }
   auto volume = Volume::open(a.volume);
   if (!volume) {
     tell(static_cast<int>(volume.error().exit), volume.error().line());

@@ -40,6 +40,21 @@ check "force" somfs --force "$scratch/outer"
 exec 9>&-
 check "stops" somfs-ctl umount "$scratch/outer"
 
+# The log lies elsewhere, however it is spelled.
+mkdir "$scratch/logs"; ln -s "$scratch/outer" "$scratch/detour-in"; ln -s "$scratch/outer/target" "$scratch/logs/leads-in"; ln -s ../outer/no/where "$scratch/logs/leads-nowhere"; touch "$scratch/outer/target"
+for log in "$scratch/outer/log" "$scratch/outer/inner/log" "$scratch/outer/no/log" "$scratch/detour-in/log" "$scratch/detour-in/no/log" "$scratch/logs/leads-in" "$scratch/logs/leads-nowhere" "$scratch/logs/leads-nowhere/log" "$scratch/logs/../outer/log"; do
+    refused 2 "refusing the log $log: it would lie in $scratch/outer" somfs "$scratch/outer" -o log="$log"
+done
+refused 2 "refusing the log" sh -c "cd '$scratch/outer' && somfs . -o log=log"
+refused 2 "refusing the log" somfs "$scratch/detour-in" -o log="$scratch/outer/log"
+refused 2 "refusing the log" somfs "$scratch/outer" "$scratch/at" -o log="$scratch/at/log"
+timeout 20 somfs -f "$scratch/outer" 2>"$scratch/outer/errors"; same "standard error in the foreground" "$? $(grep -c "refusing the log" "$scratch/outer/errors")" "2 1"
+refused 2 "cannot write the log" somfs "$scratch/outer" -o log="$scratch/file/log"
+same "none was made" "$(find "$scratch/outer" -name log; ls -d "$scratch/outer/no" 2>/dev/null)" ""
+check "a log elsewhere, by a relative name" sh -c "cd '$scratch/logs' && somfs '$scratch/outer' -o log=log"
+[ -e "$scratch/logs/log" ] || same "the log" absent there
+check "stops" somfs-ctl umount "$scratch/outer"
+
 # Who stands in the directory is named, not refused: what it makes by relative names goes past the mount.
 s=$scratch/stood
 mkdir -p "$s/sub"
