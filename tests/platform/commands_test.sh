@@ -34,10 +34,17 @@ mkdir "$scratch/own" && cp "$SOMFS_BIN/somfs" "$scratch/own" && refused 2 "somfs
 mkdir -p "$scratch/outer/inner" && mount -t tmpfs -o size=64k none "$scratch/outer/inner" && refused 2 "another file system is mounted beneath it at $scratch/outer/inner" somfs "$scratch/outer"
 umount "$scratch/outer/inner"
 refused 1 "inside the protected directory" somfs "$scratch/outer" "$scratch/outer/inner"
+check "mounts" somfs "$scratch/outer"
+check "migrates" somfs-ctl migrate "$scratch/outer" "$scratch/outer-mirror" --quiet
+check "stops" somfs-ctl umount "$scratch/outer"
 exec 9>>"$scratch/outer/held"
 refused 11 "open for writing: $scratch/outer/held by" somfs "$scratch/outer"
 check "force" somfs --force "$scratch/outer"
+echo unseen >&9
 exec 9>&-
+check "the next migration compares" somfs-ctl migrate "$scratch/outer" "$scratch/outer-mirror" --json
+same "strategy" "$(field strategy <"$scratch/out")" gap-scan
+check "and finds what was written" treecmp "$scratch/outer" "$scratch/outer-mirror/tree" --skip .somfs
 check "stops" somfs-ctl umount "$scratch/outer"
 
 # The log lies elsewhere, however it is spelled.
@@ -103,7 +110,7 @@ check "diff names the file" grep -q added "$scratch/out"
 check "list" somfs-ctl snapshot list "$d"
 check "delete" somfs-ctl snapshot delete "$d" first
 # The freezes in the status: of fewer than a hundred the 99th percentile is the longest. Until they were not all alike.
-(while :; do echo x >>"$d/added"; dd if=/dev/zero of="$d/zeros" bs=1M count=4 conv=fsync 2>/dev/null; done) &
+(while :; do echo x >>"$d/added"; dd if=/dev/zero of="$d/zeros" bs=1M count=1 conv=fsync 2>/dev/null; done) &
 writes=$!
 started="$started $writes"
 for i in $(seq 60); do
