@@ -100,7 +100,8 @@ Status would_take(int stage, const ObjectRecord& r) {
   int rc = 0;
   Fd fd;
   if (kind == Kind::dir) rc = ::mkdirat(stage, kProbe, 0700);
-  else if (kind != Kind::file) rc = ::symlinkat(".", stage, kProbe);
+  else if (kind == Kind::symlink) rc = ::symlinkat(".", stage, kProbe);
+  else if (kind != Kind::file) rc = ::mknodat(stage, kProbe, S_IFIFO | 0600, 0);   // a socket, a device: takes what these take, an ACL too
   else fd = Fd(::openat(stage, kProbe, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
   if (rc == 0 && kind != Kind::file) fd = Fd(::openat(stage, kProbe, (kind == Kind::dir ? O_RDONLY : O_PATH) | O_NOFOLLOW | O_CLOEXEC));
   if (rc != 0 || !fd) return fail_errno("cannot create in the mirror's stage");

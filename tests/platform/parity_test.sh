@@ -25,7 +25,18 @@ migrated() { # migrated STRATEGY
     same "equal" "$(field equal <"$scratch/out")" true
 }
 operate "$seed"
+# An access list on what is neither a file nor a directory: the mirror must take it where the source did.
+python3 - "$d" <<'PY' || skip "cannot make a socket here"
+import os, socket, sys
+os.chdir(sys.argv[1])
+os.mkfifo("fifo")
+socket.socket(socket.AF_UNIX).bind("socket")
+PY
 migrated full
+if command -v setfacl >/dev/null; then
+    check "an access list of a fifo and a socket" setfacl -m u:1234:rw,g:1235:r "$d/fifo" "$d/socket"
+    migrated differential
+fi
 for i in $(seq "$rounds"); do
     operate $((seed + i))
     migrated differential
