@@ -1,11 +1,12 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # kill -9 of one part at a time, at random moments: the mirror's program behind a link, the mount during its gap scan, during the
-# removal and merging of snapshots and during its unmount, the client while the gate is closed. After each round the mirror is one
-# instant of the writers, the next run goes on, and in the end both sides are equal.
+# removal and merging of snapshots and during its unmount, the client while the gate is closed. After each kill and each round the
+# mirror is one instant of the writers, the next run goes on, and in the end both sides are equal.
 #
 #   kill_parts_test.sh      SOMFS_ROUNDS, SOMFS_SEED
 . "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/look.sh"
 rounds=${SOMFS_ROUNDS:-10} seed=${SOMFS_SEED:-5}
 RANDOM=$seed
 
@@ -19,7 +20,7 @@ EOF2
 chmod +x "$scratch/ssh"
 export SOMFS_SSH=$scratch/ssh SOMFS_REMOTE_MIRRORD=$SOMFS_BIN/somfs-mirrord
 
-d=$scratch/vol m=$scratch/mirror link=ssh://backup$scratch/mirror
+d=$scratch/vol m=$disk/mirror link=ssh://backup$disk/mirror
 hold=300 # milliseconds the gate may be closed
 mkdir -p "$SOMFS_CONFIG_DIR"
 printf '[snapshot]\nhold = "%sms"\n' "$hold" >"$SOMFS_CONFIG_DIR/$(echo "${d#/}" | tr / -).conf"
@@ -56,7 +57,7 @@ mirrord() {
     pid=$(cat "$scratch/mirrord.pid" 2>/dev/null)
     [ -n "$pid" ] && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = somfs-mirrord ] && kill -9 "$pid" && kills=$((kills + 1))
     wait "$run"
-    # Before the first run of this history the mirror shows the end of the one before, stopped by a signal: no whole history.
+    look "round $i, mirrord"
     settle mirrord
     again mirrord
     one_instant mirrord
@@ -105,6 +106,7 @@ client() {
     done
     kill -9 "$run" 2>/dev/null && kills=$((kills + 1))
     wait "$run" 2>/dev/null
+    look "round $i, client"
     # A writer that waited behind the gate has to go on, whoever asked for the cut.
     before=$(date +%s%N)
     check "round $i: a write goes on" timeout 20 touch "$d/after-the-client-$i"
@@ -129,6 +131,7 @@ unmount() {
     kill -9 "$pid" 2>/dev/null && kills=$((kills + 1))
     wait "$run" "$stop"
     wait_gone "$pid"
+    look "round $i, unmount"
     check "round $i: starts" somfs "$d"
     settle unmount
     again unmount
@@ -144,5 +147,5 @@ check "migrates" somfs-ctl migrate "$d" "$m" --quiet --confirm-removal
 check "mirror equals" treecmp "$d" "$m/tree" --skip .somfs
 check "verify" somfs-ctl verify "$d" "$m"
 check "stops" somfs-ctl umount "$d"
-echo "rounds $rounds, kills $kills, seed $seed, $failures failures; the longest wait behind a dead client's gate: $longest ms"
+echo "rounds $rounds, kills $kills, looks $looks, seed $seed, $failures failures; the longest wait behind a dead client's gate: $longest ms"
 passed

@@ -1,12 +1,13 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# kill -9 of mount and migrator at random moments under load: the mirror, whenever opened, is one past instant of the source,
-# a killed run continues, and in the end both are equal.
+# kill -9 of mount and migrator at random moments under load: the mirror, as it lies then and whenever opened, is one past instant of the
+# source, a killed run continues, and in the end both are equal.
 . "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/look.sh"
 rounds=${SOMFS_ROUNDS:-10} seed=${SOMFS_SEED:-3}
 RANDOM=$seed
 
-d=$scratch/vol m=$scratch/mirror
+d=$scratch/vol m=$disk/mirror
 mkdir "$d"
 check "mounts" somfs "$d"
 make_tree "$d/bulk" --seed "$seed" --files 300 --profile mixed
@@ -25,6 +26,7 @@ for i in $(seq "$rounds"); do
         kill -9 "$pid"; wait_gone "$pid"
         kills=$((kills + 1))
         wait "$run"
+        look "round $i, after the mount"
         kill "$writer" 2>/dev/null; wait "$writer" 2>/dev/null
         check "mounts again" somfs "$d"
         # Writers died with the mount half-way through a step; what they left is the beginning of the next history.
@@ -32,6 +34,7 @@ for i in $(seq "$rounds"); do
     else
         kill -9 "$run" 2>/dev/null && kills=$((kills + 1))
         wait "$run" 2>/dev/null
+        look "round $i, after the migrator"
         check "round $i: the run goes on" somfs-ctl migrate "$d" "$m" --quiet --confirm-removal
         check "round $i: mirror is one instant" oracle check "$m/tree/o"
         kill "$writer" 2>/dev/null; wait "$writer" 2>/dev/null
@@ -43,5 +46,5 @@ done
 check "migrates" somfs-ctl migrate "$d" "$m" --quiet --confirm-removal
 check "mirror equals" treecmp "$d" "$m/tree" --skip .somfs
 check "verify" somfs-ctl verify "$d" "$m"
-echo "rounds $rounds, kills $kills, seed $seed"
+echo "rounds $rounds, kills $kills, looks $looks, seed $seed"
 passed
