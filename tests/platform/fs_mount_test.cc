@@ -478,11 +478,14 @@ TEST(Mount, DefaultAclIsInherited) {
   EXPECT_NE(got[0].find("posix_acl_access"), std::string::npos);
 }
 
+// As many files as SOMFS_TEST_FILES says under a limit of SOMFS_TEST_DESCRIPTORS.
 TEST(Mount, ManyFilesFewDescriptors) {
   SOMFS_NEEDS_MOUNTS();
   Scratch s;
   const char* wanted = std::getenv("SOMFS_TEST_FILES");
   int files = wanted != nullptr ? std::atoi(wanted) : 5000;
+  const char* allowed = std::getenv("SOMFS_TEST_DESCRIPTORS");
+  const unsigned descriptors = allowed != nullptr ? static_cast<unsigned>(std::atoi(allowed)) : 400;
   for (int i = 0; i < files; ++i) {
     if (i % 100 == 0) {
       ASSERT_EQ(::mkdir((s.path + "/" + std::to_string(i / 100)).c_str(), 0755), 0);
@@ -491,11 +494,11 @@ TEST(Mount, ManyFilesFewDescriptors) {
   }
   rlimit before = {};
   ::getrlimit(RLIMIT_NOFILE, &before);
-  rlimit low = {400, before.rlim_max};
+  rlimit low = {descriptors, before.rlim_max};
   ::setrlimit(RLIMIT_NOFILE, &low);
   {
     MountedWith setup;
-    setup.mount.descriptors = 100;
+    setup.mount.descriptors = descriptors / 4;
     Mounted m(s.path, setup);
     ASSERT_TRUE(m.mount);
     ::setrlimit(RLIMIT_NOFILE, &low);
