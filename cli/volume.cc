@@ -259,6 +259,7 @@ struct Volume::Impl {
   void serve_source(Connection& c, const Json& request);
   Result<Json> lease_request(const Json& request, const std::string& target, std::uint64_t cut_epoch, Fd* attachment);
   void keep_house(const std::stop_token& stop);
+  void note_changes();
 };
 
 namespace {
@@ -432,9 +433,13 @@ void Volume::Impl::keep_house(const std::stop_token& stop) {
     store->keep_reserve();
     store->expire();
     tree->let_go_of_removed();
-    std::uint64_t seq = journal->last_seq();
-    if (seq != last_seq_seen.exchange(seq)) last_change_seen_ns = clock.mono_ns();
+    note_changes();
   }
+}
+
+void Volume::Impl::note_changes() {
+  const std::uint64_t seq = journal->last_seq();
+  if (seq != last_seq_seen.exchange(seq)) last_change_seen_ns = clock.mono_ns();
 }
 
 Result<snapshot::CutReport> Volume::Impl::cut(snapshot::SnapshotInfo info, snapshot::CutRequest request) {
@@ -557,7 +562,10 @@ void Volume::Impl::serve(Connection& c, const Json& request) {
   std::string verb = request.value("verb", "");
   Result<Json> answer = fail(Exit::usage, "unknown request", printable(verb));
   if (verb == "status") answer = status();
-  else if (verb == "idle") answer = Json{{"schema", 1}, {"idle_ms", static_cast<double>(clock.mono_ns() - last_change_seen_ns) / 1e6}};
+  else if (verb == "idle") {
+    note_changes();   // the last one may have come since the housekeeper looked
+    answer = Json{{"schema", 1}, {"idle_ms", static_cast<double>(clock.mono_ns() - last_change_seen_ns) / 1e6}};
+  }
   else if (verb == "configuration") answer = Json{{"schema", 1}, {"file", options.config.file}};
   else if (verb == "snapshot-create") answer = snapshot_create(request);
   else if (verb == "snapshot-list") answer = snapshot_list();

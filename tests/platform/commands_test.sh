@@ -145,6 +145,33 @@ same "nothing sent" "$(field files <"$scratch/out")" 0
 check "dir: spelling" somfs-ctl migrate "$d" "dir:$m" --quiet
 same "quiet is silent" "$(wc -c <"$scratch/out")$(wc -c <"$scratch/err")" 00
 check "when idle" somfs-ctl migrate "$d" "$m" --when-idle --idle 200ms --quiet
+# While a writer goes on it waits; it begins when the writer has stopped, and gives up waiting when it is told to.
+writes() { while [ ! -e "$scratch/enough" ]; do echo x >>"$d/busy"; sleep 0.1; done; }
+writes & writer=$!
+started="$started $writer"
+for _ in $(seq 100); do [ -e "$d/busy" ] && break; sleep 0.02; done
+(somfs-ctl migrate "$d" "$m" --when-idle --idle 1.5s --quiet; echo $? >"$scratch/idle.code") >"$scratch/idle.out" 2>&1 & run=$!
+started="$started $run"
+sleep 4
+same "it waits" "$(cat "$scratch/idle.code" 2>/dev/null)" ""
+[ -e "$m/tree/busy" ] && same "before it began" there absent
+touch "$scratch/enough"; wait "$writer"
+stopped=$(date +%s%N)
+wait "$run"
+waited=$((($(date +%s%N) - stopped) / 1000000))
+same "it went through" "$(cat "$scratch/idle.code")$(cat "$scratch/idle.out")" 0
+[ "$waited" -ge 1000 ] || same "it waited for a quiet moment ($waited ms)" no yes
+check "what was written until then is there" cmp "$d/busy" "$m/tree/busy"
+rm "$scratch/enough"
+writes & writer=$!
+started="$started $writer"
+before=$(date +%s%N)
+code_is 0 somfs-ctl migrate "$d" "$m" --when-idle --idle 1h --idle-wait 2
+waited=$((($(date +%s%N) - before) / 1000000))
+same "it says so" "$(grep -c "was not idle for 2.*; migrating all the same" "$scratch/err")" 1
+[ "$waited" -ge 1900 ] || same "it waited as long as it was told ($waited ms)" no yes
+touch "$scratch/enough"; wait "$writer"
+rm "$d/busy"; check "and goes again" somfs-ctl migrate "$d" "$m" --quiet
 check "status" somfs-ctl status "$d" --json
 same "mirror known" "$(field volumes.0.mirrors.0.target <"$scratch/out")" "$m"
 check "verify" somfs-ctl verify "$d" "$m" --json
