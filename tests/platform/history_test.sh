@@ -119,4 +119,60 @@ check "the copy goes on" somfs-ctl migrate "$scratch/beside" "$m" --quiet
 code_is 8 somfs-ctl migrate "$d" "$m"
 same "nothing was overwritten" "$(cat "$m/tree/which")" theirs
 check "unmounts it" somfs-ctl umount "$scratch/beside"
+echo "- a damaged snapshot store: what cannot be trusted is dropped with its reason; the data stay"
+# flip FILE [AT]: a byte of it, in the middle unless told
+flip() { python3 - "$@" <<'PY'
+import os, sys
+path = sys.argv[1]
+with open(path, "r+b") as f:
+    at = int(sys.argv[2]) if len(sys.argv) > 2 else os.path.getsize(path) // 2
+    f.seek(at); b = f.read(1); f.seek(at); f.write(bytes([b[0] ^ 0x40]))
+PY
+}
+stop
+d=$scratch/store-vol m=$scratch/store-mirror
+mkdir "$d"; make_tree "$d" --seed 11 --files 60 --profile small
+start; migrated full
+# damaged NAME KEPT FILE [AT]: two snapshots with changes after each, a byte of FILE turned, or its end cut off; what must be kept then. All that is
+# kept must be right.
+damaged() {
+    local name=$1 want=$2 file=$3 at=${4:-}
+    rm -rf "$scratch/was"; cp -a "$d" "$scratch/was"
+    check "$name: snapshot" somfs-ctl snapshot create "$d" --name old --quiet
+    for f in $(seq 20); do echo "$name $f" >"$d/first-$f"; done
+    rm -rf "$scratch/was-new"; cp -a "$d" "$scratch/was-new"
+    check "$name: snapshot" somfs-ctl snapshot create "$d" --name new --quiet
+    for f in $(seq 20); do echo "$name $f, again" >"$d/first-$f"; echo "$f" >>"$d/second-$f"; done
+    rm -rf "$scratch/is"; cp -a "$d" "$scratch/is"
+    stop
+    file=$(echo "$d"/.somfs/store/$file)
+    check "$name: $file is there" test -s "$file"
+    if [ "$at" = cut ]; then truncate -s 1 "$file"; else flip "$file" $at; fi
+    somfs "$d" >"$scratch/out" 2>"$scratch/err"; code=$?
+    same "$name: mounts" "$code" 0
+    same "$name: a line for each that is dropped, and no more" "$(grep -vcE 'dropped snapshot (old|new): .{10}' "$scratch/err") $(($(wc -l <"$scratch/err") <= 2))" "0 1"
+    check "$name: the data are all there" treecmp "$scratch/is" "$d"
+    somfs-ctl status "$d" --json >"$scratch/status"
+    for s in old new; do
+        was=$scratch/was; [ "$s" = old ] || was=$scratch/was-new
+        if [ -d "$d/.somfs/snapshots/$s" ]; then check "$name: $s holds" treecmp "$was" "$d/.somfs/snapshots/$s"
+        else check "$name: $s was dropped, and why" python3 -c 'import json, sys
+assert any(x["name"] == sys.argv[2] and len(x["reason"]) > 10 for x in json.load(open(sys.argv[1]))["volumes"][0]["dropped"])' "$scratch/status" "$s"
+        fi
+    done
+    kept=$(ls "$d/.somfs/snapshots" | tr '\n' ' ')
+    same "$name: what is kept" "$kept" "$want"
+    check "$name: migrates" somfs-ctl migrate "$d" "$m" --quiet
+    check "$name: mirror equals" treecmp "$d" "$m/tree" --skip .somfs
+    for s in old new; do [ ! -d "$d/.somfs/snapshots/$s" ] || check "$name: goes" somfs-ctl snapshot delete "$d" "$s" --quiet; done
+    check "$name: another snapshot" somfs-ctl snapshot create "$d" --name after --quiet
+    check "$name: holds" treecmp "$scratch/is" "$d/.somfs/snapshots/after"
+    check "$name: goes" somfs-ctl snapshot delete "$d" after --quiet
+}
+damaged "log of the newer" "" '*-new/log'
+damaged "log of the older" "new " '*-old/log'
+damaged "info of the newer" "" '*-new/info'
+damaged "data of the newer, cut off" "" '*-new/data' cut
+damaged "the head's name" "" head 3
+damaged "the head's counter" "new old " head 64
 passed
