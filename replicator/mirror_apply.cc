@@ -122,6 +122,13 @@ void Remover::run() {
 // ---- playing ------------------------------------------------------------------------------------------------------------
 
 Status Apply::run() {
+  paths_.enter_all();
+  Status played = play();
+  Status left = paths_.leave_all();
+  return played ? left : played;
+}
+
+Status Apply::play() {
   SOMFS_TRY(collect());
   SOMFS_TRY(clear());
   for (const NameAt& n : names_) SOMFS_TRY(place(n));
@@ -371,6 +378,7 @@ Status Apply::directories() {
     SOMFS_TRY_ASSIGN(auto fd, paths_.directory(it->first));
     if (!fd) return differs(stage_name(it->first));
     SOMFS_TRY(set_attributes(fd->get(), it->second, false));
+    if (it->second.flags & (kAttr | kNew | kRewritten)) paths_.has_new_mode(it->first);
     touched_.insert(it->first);
   }
   for (Row row : touched_) {

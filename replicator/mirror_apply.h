@@ -64,6 +64,7 @@ class Apply {
     std::string name;
     auto operator<=>(const NameAt&) const = default;
   };
+  Status play();
   Status collect();
   Status clear();
   Status clear_name(const NameAt& n, const SharedFd& dir);

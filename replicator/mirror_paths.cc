@@ -3,9 +3,11 @@
 
 #include <fcntl.h>
 #include <linux/openat2.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include "common/printable.h"
@@ -62,6 +64,41 @@ Result<SharedFd> TreePaths::checked(int dir, const std::string& name, const Obje
   return fd;
 }
 
+void TreePaths::enter_all() { enters_ = ::geteuid() != 0; }
+
+// Where that may not be, opening it tells why.
+void TreePaths::give_rights(Row row, Fd fd, std::uint32_t mode) {
+  if ((mode & S_IRWXU) == S_IRWXU || !fd) return;
+  if (::chmod(proc_path(fd.get()).c_str(), mode | S_IRWXU) == 0) entered_.push_back({row, mode, std::move(fd)});
+}
+
+Result<SharedFd> TreePaths::entered(int dir, const std::string& name, const ObjectRow& row) {
+  if (enters_) {
+    SOMFS_TRY_ASSIGN(auto there, look(dir, name));
+    if (there && there->id == row.inode && (there->attr.mode & S_IRWXU) != S_IRWXU) {
+      Fd fd = open_beneath(dir, name, O_PATH | O_DIRECTORY);
+      auto opened = fd ? inode_of(fd.get()) : Result<Inode>(Inode{});
+      if (opened && opened->id == row.inode) give_rights(row.row, std::move(fd), opened->attr.mode & 07777);
+    }
+  }
+  return checked(dir, name, row, kDirectory);
+}
+
+void TreePaths::has_new_mode(Row row) {
+  std::erase_if(entered_, [&](const Entered& e) { return e.row == row; });
+}
+
+Status TreePaths::leave_all() {
+  Status left;
+  for (auto e = entered_.rbegin(); e != entered_.rend(); ++e) {
+    Fd fd(::open(proc_path(e->fd.get()).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (::chmod(proc_path(e->fd.get()).c_str(), e->mode) != 0 || !fd || ::fsync(fd.get()) != 0) left = fail_errno("cannot put back the mode of a directory of the mirror");
+  }
+  entered_.clear();
+  cache_.clear();
+  return left;
+}
+
 Result<SharedFd> TreePaths::directory(Row row) {
   // From the wanted directory upwards to one that is at hand, then down again: no recursion, trees may be deep.
   std::vector<std::pair<ObjectRow, std::string>> below;
@@ -73,6 +110,8 @@ Result<SharedFd> TreePaths::directory(Row row) {
       break;
     }
     if (r == kRootRow) {
+      struct stat st;
+      if (enters_ && ::fstat(tree_, &st) == 0) give_rights(r, Fd(::fcntl(tree_, F_DUPFD_CLOEXEC, 0)), st.st_mode & 07777);
       at = std::make_shared<Fd>(::openat(tree_, ".", kDirectory | O_CLOEXEC));
       if (!*at) return fail_errno("cannot open", "tree/");
       keep(r, at);
@@ -80,7 +119,7 @@ Result<SharedFd> TreePaths::directory(Row row) {
     }
     SOMFS_TRY_ASSIGN(auto object, db_->by_row(r));
     if (!object || object->kind != Kind::dir) return SharedFd();
-    SOMFS_TRY_ASSIGN(at, checked(stage_, stage_name(r), *object, kDirectory));
+    SOMFS_TRY_ASSIGN(at, entered(stage_, stage_name(r), *object));
     if (at) {
       keep(r, at);
       break;
@@ -91,7 +130,7 @@ Result<SharedFd> TreePaths::directory(Row row) {
     r = names[0].first;
   }
   for (auto it = below.rbegin(); it != below.rend(); ++it) {
-    SOMFS_TRY_ASSIGN(auto next, checked(at->get(), it->second, it->first, kDirectory));
+    SOMFS_TRY_ASSIGN(auto next, entered(at->get(), it->second, it->first));
     if (!next) return SharedFd();
     at = next;
     keep(it->first.row, at);

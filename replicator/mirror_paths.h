@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "common/fd.h"
 #include "common/result.h"
@@ -37,12 +38,28 @@ class TreePaths {
   void keep(Row row, SharedFd fd);
   void forget(Row row) { cache_.erase(row); }
 
+  // An ordinary user's: from now on it gives itself, where it has to pass, the rights that the mode of a directory of its own keeps from it.
+  void enter_all();
+  // Such a directory has a new mode, which is the one to stay.
+  void has_new_mode(Row row);
+  // Puts the modes back. A kill before that leaves the owner's rights larger than the source's, which a comparison of contents finds.
+  Status leave_all();
+
  private:
+  struct Entered {
+    Row row;
+    std::uint32_t mode;
+    Fd fd;
+  };
+  Result<SharedFd> entered(int dir, const std::string& name, const ObjectRow& row);
+  void give_rights(Row row, Fd fd, std::uint32_t mode);
   Result<SharedFd> checked(int dir, const std::string& name, const ObjectRow& row, int flags);
 
   int tree_, stage_;
   CatalogDb* db_;
   std::unordered_map<Row, SharedFd> cache_;
+  bool enters_ = false;
+  std::vector<Entered> entered_;
 };
 
 }  // namespace somfs::replicator
