@@ -136,7 +136,9 @@ class Verify {
     auto entries = run_.tree.list(*dir);
     if (!entries) {
       if (!spares_the_rest(entries.error())) return pass_on(entries.error());
-      differ(path_, "unreadable", dir->ref().id);
+      // Of which the mirror may have said so.
+      if (report_.differences.empty() || report_.differences.back().path != printable(joined(path_)) || report_.differences.back().what != "unreadable")
+        differ(path_, "unreadable", dir->ref().id);
       ours_.unreadable();
       entries = std::vector<ViewEntry>();
     }

@@ -63,6 +63,47 @@ check "stops" as_user somfs-ctl umount "$d"
 code_is 10 as_user somfs "$d" -o allow_other
 same "nothing is mounted" "$(awk -v d="$d" '$5 == d' /proc/self/mountinfo | wc -l)" 0
 
+# What cannot be read on either side is told, and is never called equal: their own files without rights, a mirror's without rights.
+d=$home/three m=$home/mirror3
+as_user sh -c "mkdir -p $d/dir $d/shut && echo 1 >$d/file && echo 2 >$d/dir/in && echo 3 >$d/shut/in && echo 4 >$d/other"
+check "mounts" as_user somfs "$d"
+check "full" as_user somfs-ctl migrate "$d" "$m"
+check "equal" as_user somfs-ctl verify "$d" "$m"
+unequal() { # unequal "when" PATH...: verify ends with 6, names these as unreadable, and never says equal
+    local when=$1 p; shift
+    as_user somfs-ctl verify "$d" "$m" >"$scratch/words" 2>"$scratch/err"
+    same "$when: exit" "$?" 6
+    same "$when: lines of errors" "$(cat "$scratch/err")" ""
+    for p in "$@"; do same "$when: $p is named" "$(grep -cx "differs: $p: unreadable" "$scratch/words")" 1; done
+    same "$when: says so" "$(grep -c "^not equal: " "$scratch/words") $(grep -c "^equal" "$scratch/words")" "1 0"
+    as_user somfs-ctl verify "$d" "$m" --json >"$scratch/json"
+    same "$when: exit of --json" "$?" 6
+    same "$when: equal" "$(field equal <"$scratch/json")" false
+}
+as_user chmod 0 "$m/tree/file";       unequal "a file of the mirror" file
+same "the mirror's tree has no root" "$(field mirror_tree <"$scratch/json")" null
+as_user chmod 600 "$m/tree/file"
+as_user chmod 0 "$m/tree/dir";        unequal "a directory of the mirror" dir
+as_user chmod 755 "$m/tree/dir"
+as_user sh -c "mv $m/tree/other $m/tree/.was && mkdir $m/tree/other && chmod 0 $m/tree/other"; unequal "a directory in the place of a file" other
+as_user sh -c "rmdir $m/tree/other && mv $m/tree/.was $m/tree/other"
+as_user chmod 0 "$d/file";            unequal "a file of the source" file
+same "the source's tree has no root" "$(field source_tree <"$scratch/json")" null
+as_user chmod 0 "$d/shut";            unequal "and a directory" file shut
+as_user somfs-ctl migrate "$d" "$m" --quiet 2>/dev/null
+unequal "on both sides" file shut
+as_user sh -c "chmod 755 $d/shut && chmod 644 $d/file"
+check "migrates" as_user somfs-ctl migrate "$d" "$m" --quiet
+check "equal again" as_user somfs-ctl verify "$d" "$m"
+# A mirror's owner gets into directories that are closed to writers, or to everybody, and leaves them so.
+as_user sh -c "mkdir -p $d/closed/deep && echo 1 >$d/closed/deep/a && chmod 555 $d/closed/deep && chmod 555 $d/closed"
+check "migrates" as_user somfs-ctl migrate "$d" "$m" --quiet
+as_user sh -c "chmod 755 $d/closed/deep && echo 2 >$d/closed/deep/b && rm $d/closed/deep/a && chmod 555 $d/closed/deep"
+check "changes in them" as_user somfs-ctl migrate "$d" "$m" --json
+same "by difference" "$(field strategy <"$scratch/out")" differential
+same "as closed as they were" "$(stat -c %a "$m/tree/closed" "$m/tree/closed/deep" | tr '\n' ' ')" "555 555 "
+check "stops" as_user somfs-ctl umount "$d"
+
 # What belongs to others becomes the user's own at the mirror; that is said once, and is no difference.
 d=$home/two m=$home/mirror2
 as_user mkdir "$d"
