@@ -339,7 +339,7 @@ Status MirrorDaemon::converse(Guest& guest, bool& stranger) {
     if (caller.first().type != replicator::MessageType::hello || !decode(caller.first().body, &proved) || encode(hello) != encode(proved))
       return fail(Exit::not_allowed, "refusing a caller", {}, "its worker hands on another hello than it sent");
     SOMFS_TRY_ASSIGN(const replicator::AllowList peers, keys_.peers());
-    SOMFS_TRY(peers.allow(caller.peer(), hello.volume_name, replicator::Right::migrate));
+    SOMFS_TRY(peers.admit(caller.peer(), hello.volume_name, hello.wants));
     visit.arrived(hello);
     return open_mirror(hello.volume_name, yielding);
   });

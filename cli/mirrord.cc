@@ -31,7 +31,7 @@ namespace somfs::cli {
 namespace {
 
 struct Arguments {
-  std::string store, listen, config, invite, valid = "1h", comment, allow, volume, log_file, suspect_after, lost_after, hook;
+  std::string store, listen, config, invite, valid = "1h", comment, allow, volume, rights = replicator::kSourceRights.text(), log_file, suspect_after, lost_after, hook;
   std::vector<std::string> forwards;
   bool stdio = false, create = false, show_key = false;
 };
@@ -106,12 +106,19 @@ Status listen(const Arguments& a, const MirrordConfig& config) {
   return daemon->run([&](std::size_t callers) { manager.tell(fmt::format("STATUS=listening on port {}, callers: {}", port, callers)); });
 }
 
+Result<replicator::Grants> grants(const std::string& volume, const Arguments& a) {
+  const auto rights = replicator::Rights::parse(a.rights);
+  if (!rights) return fail(Exit::usage, "not a list of rights", printable(a.rights), "some of push, migrate, confirm, read-back and remove are expected, with commas between");
+  return replicator::Grants{{volume, *rights}};
+}
+
 Status invite(const Arguments& a) {
   SOMFS_TRY_ASSIGN(const double valid_s, parse_seconds(a.valid));
   if (!replicator::volume_name_ok(a.invite))
     return fail(Exit::usage, "not a name for a volume", printable(a.invite), "1 to 64 of A-Z a-z 0-9 . _ -, the first a letter, a digit or _");
+  SOMFS_TRY_ASSIGN(auto given, grants(a.invite, a));
   SOMFS_TRY_ASSIGN(MirrorKeys keys, MirrorKeys::open(a.store));
-  SOMFS_TRY_ASSIGN(const std::string code, keys.invite({{a.invite, replicator::kSourceRights}}, a.comment, static_cast<std::int64_t>(valid_s)));
+  SOMFS_TRY_ASSIGN(const std::string code, keys.invite(std::move(given), a.comment, static_cast<std::int64_t>(valid_s)));
   std::cout << code << std::endl;
   return {};
 }
@@ -119,8 +126,9 @@ Status invite(const Arguments& a) {
 Status allow(const Arguments& a) {
   SOMFS_TRY_ASSIGN(const replicator::PublicKey key, replicator::parse_public(a.allow));
   if (!replicator::volume_name_ok(a.volume)) return fail(Exit::usage, "--allow needs --volume NAME, of 1 to 64 of A-Z a-z 0-9 . _ -");
+  SOMFS_TRY_ASSIGN(auto given, grants(a.volume, a));
   SOMFS_TRY_ASSIGN(MirrorKeys keys, MirrorKeys::open(a.store));
-  return keys.allow({key, {{a.volume, replicator::kSourceRights}}, a.comment});
+  return keys.allow({key, std::move(given), a.comment});
 }
 
 Status show_key(const Arguments& a) {
@@ -145,6 +153,7 @@ int main_of(int argc, char** argv) {
   };
   app.add_option("--config", a.config, "Read what is not said here from this file, and limits; alone, serve paired sources as it says");
   app.add_option("--volume", a.volume, "For --allow: the volume's name");
+  app.add_option("--rights", a.rights, "For --invite and --allow: what the source may do").capture_default_str();
   app.add_option("--valid", a.valid, "For --invite: how long the code can be used").capture_default_str();
   app.add_option("--comment", a.comment, "For --invite and --allow: who this is, for the list of peers");
   app.add_flag("--create", a.create, "For --stdio: make the mirror when there is none");

@@ -47,7 +47,7 @@ class Comparison {
     Outcome outcome;
     outcome.epoch = source.epoch;
     outcome.lag = lease.answer().value("lag_s", Json());
-    if (lease.answer().value("replicated", false)) SOMFS_TRY(bring(source, lease, {}));
+    if (lease.answer().value("replicated", false)) SOMFS_TRY(bring(source, lease, {.wants = replicator::kSync}));
     SOMFS_TRY_ASSIGN(outcome.report, read_both(source, lease));
     if (outcome.report.equal || !options_.repair) return outcome;
     // First what is damaged, beside what the catalog shows as different; if that is not enough, everything. Believed only once it

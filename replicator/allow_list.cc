@@ -6,6 +6,8 @@
 
 #include "common/printable.h"
 #include "replicator/keys.h"
+#include "replicator/wants.h"
+#include "replicator/wire.h"
 
 namespace somfs::replicator {
 namespace {
@@ -17,6 +19,17 @@ constexpr std::pair<Right, std::string_view> kNames[] = {
 std::string_view name_of(Right right) {
   return std::ranges::find(kNames, right, [](const auto& row) { return row.first; })->second;
 }
+
+// What takes one of which rights; the first is named to whoever has none of them.
+struct Demand {
+  std::string_view wants, verb;
+  std::initializer_list<Right> rights;
+};
+const Demand kDemands[] = {{kReplicate, "replicate", {Right::push}},
+                           {kProbe, "replicate", {Right::push}},
+                           {kSync, "bring up to date", {Right::push, Right::migrate}},
+                           {kMigrate, "migrate", {Right::migrate}},
+                           {kVerify, "verify", {Right::push, Right::migrate, Right::read_back}}};
 
 bool letter_or_digit(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9'); }
 
@@ -152,6 +165,17 @@ Status AllowList::allow(const PublicKey& key, std::string_view volume, Right rig
   if (of != grants.end() && of->second.has(right)) return {};
   return fail(Exit::not_allowed, "refusing a peer", fingerprint(key),
               "it has no right to " + std::string(name_of(right)) + " the volume " + printable(volume));
+}
+
+Status AllowList::admit(const PublicKey& key, std::string_view volume, std::string_view wants) const {
+  SOMFS_TRY(known(key));
+  const auto* demand = std::ranges::find(kDemands, wants, &Demand::wants);
+  if (demand == std::end(kDemands)) return fail(Exit::not_allowed, "refusing a peer", fingerprint(key), "it wants what is not known here: " + printable(wants));
+  if (std::ranges::any_of(demand->rights, [&](Right right) { return allow(key, volume, right).has_value(); })) return {};
+  const std::string right(name_of(*demand->rights.begin())), name = printable(volume);
+  return fail(Exit::not_allowed, "refusing a peer", fingerprint(key),
+              "it may not " + std::string(demand->verb) + " the volume " + name + ", that takes the right " + right,
+              "at the mirror: somfs-mirrord --allow KEY --volume " + name + " --rights " + right);
 }
 
 Status AllowList::add(const Peer& peer) {

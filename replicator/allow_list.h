@@ -16,7 +16,7 @@
 namespace somfs::replicator {
 
 // What a peer may do. The last two are given only when they are named: whoever holds a source's key can read neither the mirror nor
-// its past, and cannot remove it.
+// its past, and cannot remove it. No message reads contents back or removes a restore point, so nothing takes these two today.
 enum class Right : std::uint8_t { push = 1, migrate = 2, read_back = 4, remove = 8 };
 
 class Rights {
@@ -70,6 +70,9 @@ class AllowList {
   const Peer* find(const PublicKey& key) const;
   Status known(const PublicKey& key) const;                    // for the handshake: Exit::not_allowed otherwise
   Status allow(const PublicKey& key, std::string_view volume, Right right) const;
+  // Whether it may do what its hello wants (wire.h): replicating takes `push`, a migration `migrate`; whoever has one of these, or `read-back`, may
+  // verify, for that tells hashes of what is there and nothing else. Exit::not_allowed otherwise.
+  Status admit(const PublicKey& key, std::string_view volume, std::string_view wants) const;
   Status add(const Peer& peer);                                // grants are added to those of a known peer
   bool remove(const PublicKey& key);
 

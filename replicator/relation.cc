@@ -19,6 +19,7 @@
 #include "replicator/migration.h"
 #include "replicator/plan.h"
 #include "replicator/sign_of_life.h"
+#include "replicator/wants.h"
 
 namespace somfs::replicator {
 namespace {
@@ -618,7 +619,7 @@ Status Relation::probe(Connector& connector, const Source& identity, const Migra
     SOMFS_TRY_ASSIGN(auto transport, connector.connect());
     Progress progress;
     Session session(*transport, progress);
-    s = session.greet(identity, options);
+    s = session.greet(identity, options, kProbe);
     if (s) session.bye();
   }
   const Status far = connector.finish();

@@ -299,7 +299,7 @@ Result<MigrateReport> Session::relay(const Begin& sent, const std::function<Resu
 Result<MigrateReport> migrate_tree(Tree& tree, const Source& source, Transport& transport, const MigrateOptions& options, Progress& progress,
                                    Distrust distrust) {
   Session session(transport, progress);
-  SOMFS_TRY(session.greet(source, options));
+  SOMFS_TRY(session.greet(source, options, options.wants));
   auto report = session.land(tree, source, options, distrust);
   if (report) session.bye();
   return report;

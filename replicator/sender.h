@@ -48,6 +48,7 @@ struct MigrateOptions {
   bool dry_run = false;
   bool confirmed = false;                             // the brake was released by a person
   double brake_share = 0.5;
+  const char* wants = kMigrate;                       // what the hello says
   std::string host;
   std::string volume_name;                            // at a daemon: which of its mirrors
   std::vector<ObjectId> repair;                       // compare with the catalog, and send these whole whatever it says

@@ -47,6 +47,7 @@ class Conversation {
   Transport& transport_;
   const OpenMirror& open_;
   std::unique_ptr<Mirror> mirror_;
+  bool looks_ = false;                     // its hello was to look
   bool begun_ = false;
   std::uint64_t received_ = 0, told_ = 0;
   StageSums before_;                       // the transport's, when the epoch began
@@ -69,11 +70,13 @@ Status Conversation::hello(const std::string& body) {
                 "this mirror speaks " + std::to_string(kProtocol), "install the same version of somfs on both sides");
   SOMFS_TRY_ASSIGN(mirror_, open_(h));
   SOMFS_TRY(mirror_->greet(h));
+  looks_ = h.wants == kVerify;
   return send(MessageType::welcome, encode(mirror_->welcome()));
 }
 
 Status Conversation::begin(const std::string& body) {
   Begin b;
+  if (looks_) return out_of_order("its hello was to verify, not to begin anything");
   if (begun_ || !decode(body, &b)) return out_of_order("its begin is malformed or not due");
   SOMFS_TRY(mirror_->begin(b));
   begun_ = true;

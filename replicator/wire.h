@@ -52,7 +52,8 @@ enum class Codec : std::uint8_t { stored = 0, snappy = 1, lz4 = 2, zstd = 3 };
 const char* name_of(Codec codec);                    // "none", "snappy", ...
 std::optional<Codec> codec_named(std::string_view name);
 // What a hello wants, and how a relation says goodbye.
-inline constexpr const char *kMigrate = "migrate", *kReplicate = "replicate", *kVerify = "verify";
+// kSync: one epoch of a relation, by somebody else than the relation, as `verify` does; kVerify: to look, and begin nothing.
+inline constexpr const char *kMigrate = "migrate", *kReplicate = "replicate", *kSync = "sync", *kVerify = "verify";
 inline constexpr const char *kPaused = "paused", *kStopped = "stopped", *kUnmounted = "unmounted";
 
 struct Message {
@@ -101,7 +102,7 @@ struct Hello {
   Uuid volume;
   Uuid generation;
   std::vector<Uuid> ancestors;     // at most 64
-  std::string wants;               // kMigrate, kReplicate, kVerify
+  std::string wants;               // kMigrate, kReplicate, kSync, kVerify
   std::string host;                // for messages and for the mirror's state; printable
   std::string volume_name;         // to a daemon: which of its mirrors; else empty
 };

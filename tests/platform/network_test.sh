@@ -85,6 +85,43 @@ code_is 10 somfs-ctl migrate "$d" "$target"
 check "the right key again" somfs-ctl pair "$target" --key "$(somfs-mirrord --store "$store" --key | head -1)"
 check "migrates" somfs-ctl migrate "$d" "$target" --quiet
 
+echo "- what a key may do is told apart, on both sides in one line"
+may() { sed -i "s/ data=[a-z,-]*\(.*# the test\)/ data=$1\1/" "$store/.somfs-mirrord/peers"; }
+refused() { # refused "what" "the right" command...: with exit 10 and that line, here and in the daemon's log
+    before=$(grep -c "may not $1 the volume data, that takes the right $2; " "$scratch/daemon.log")
+    code_is 10 "${@:3}"
+    grep -q "may not $1 the volume data, that takes the right $2; at the mirror: somfs-mirrord --allow" "$scratch/err" || same "the line" "$(cat "$scratch/err")" "may not $1"
+    for _ in $(seq 100); do after=$(grep -c "may not $1 the volume data, that takes the right $2; " "$scratch/daemon.log"); [ "$after" -gt "$before" ] && break; sleep 0.05; done
+    [ "$after" -gt "$before" ] || same "in the log" "$(tail -1 "$scratch/daemon.log")" "may not $1"
+}
+echo more >"$d/told apart"
+may migrate
+refused replicate push somfs-ctl replicate "$d" "$target"
+check "migrates" somfs-ctl migrate "$d" "$target" --quiet
+check "verifies" somfs-ctl verify "$d" "$target" --quiet
+may push
+refused migrate migrate somfs-ctl migrate "$d" "$target"
+check "verifies" somfs-ctl verify "$d" "$target" --quiet
+echo changed >>"$store/data/tree/more"
+refused migrate migrate somfs-ctl verify "$d" "$target" --repair
+check "replicates" somfs-ctl replicate "$d" "$target" --quiet
+check "syncs" somfs-ctl sync "$d" --quiet
+echo yet more >"$d/told apart"
+code_is 6 somfs-ctl verify "$d" "$target"
+echo more >"$d/more"
+check "verifies what is replicated" somfs-ctl verify "$d" "$target" --quiet
+check "stops" somfs-ctl replicate "$d" "$target" --stop --quiet
+for other in remove read-back; do
+    may "$other"
+    refused migrate migrate somfs-ctl migrate "$d" "$target"
+    refused replicate push somfs-ctl replicate "$d" "$target"
+done
+check "verifies" somfs-ctl verify "$d" "$target" --quiet
+may push,migrate
+code_is 1 somfs-mirrord --store "$store" --invite data --rights push,write
+check "a right more" somfs-mirrord --store "$store" --allow "$(somfs-ctl keygen --show | head -1)" --volume second --rights push
+same "is in the list" "$(grep -c "data=push,migrate second=push # the test" "$store/.somfs-mirrord/peers")" 1
+
 echo "- a wire that flips a bit, cuts, or says something else"
 start_relay "127.0.0.1:$port"
 sed -i "s|^127.0.0.1:$port \\(.*\\)|&\\n127.0.0.1:$relay_port \\1|" "$SOMFS_CONFIG_DIR/mirrors"

@@ -126,6 +126,21 @@ TEST_F(HostileSource, NamesThatLeaveTheirDirectory) {
   }
 }
 
+TEST_F(HostileSource, WhoCameToLookBeginsNothing) {
+  Hello looking = hello();
+  looking.wants = kVerify;
+  const std::deque<Message> epoch{{MessageType::begin, encode(begin(1, 2))}, {MessageType::records, records([&](RecordWriter& w) { w.name({state.root, "a", {}}); })},
+                                  {MessageType::commit, {}}};
+  for (const char* wants : {kVerify, kMigrate}) {
+    looking.wants = wants;
+    std::deque<Message> all = epoch;
+    all.push_front({MessageType::hello, encode(looking)});
+    const Status said = say(std::move(all), false);
+    EXPECT_EQ(said.has_value(), wants == kMigrate) << wants;
+    if (wants == kVerify) unchanged();
+  }
+}
+
 TEST_F(HostileSource, BothHalvesOfARenameStayBeneathTheTree) {
   refused("from a directory it does not know", records([&](RecordWriter& w) {
     w.name({{state.root.ino + 1000, 1}, "x", {}});

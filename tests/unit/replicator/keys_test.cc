@@ -12,6 +12,7 @@
 #include "common/fd.h"
 #include "replicator/key_file.h"
 #include "replicator/keys.h"
+#include "replicator/wire.h"
 #include "replicator/pairing.h"
 #include "replicator/text_codes.h"
 #include "tests/unit/sync_calls.h"
@@ -188,6 +189,29 @@ TEST(AllowList, SaysWhoMayDoWhat) {
     EXPECT_EQ(s.error().exit, Exit::not_allowed);
   }
   EXPECT_FALSE(kSourceRights.has(Right::read_back) || kSourceRights.has(Right::remove));
+}
+
+TEST(AllowList, SaysWhatAHelloMayWant) {
+  const AllowList list = parsed(public_text(kKey) + " a=push b=migrate c=read-back d=remove e=push,migrate");
+  const char* const wants[] = {kReplicate, kMigrate, kSync, kVerify};
+  const std::map<std::string, std::string> may = {{"a", "yes no yes yes "}, {"b", "no yes yes yes "}, {"c", "no no no yes "},
+                                                  {"d", "no no no no "},    {"e", "yes yes yes yes "}, {"f", "no no no no "}};
+  for (const auto& [volume, expected] : may) {
+    std::string got;
+    for (const char* one : wants) {
+      const Status s = list.admit(kKey, volume, one);
+      got += s ? "yes " : "no ";
+      if (!s) {
+        EXPECT_EQ(s.error().exit, Exit::not_allowed);
+      }
+    }
+    EXPECT_EQ(got, expected) << volume;
+  }
+  EXPECT_TRUE(list.admit(kKey, "a", "probe"));
+  EXPECT_FALSE(list.admit(kKey, "b", "probe"));
+  EXPECT_NE(list.admit(kKey, "b", kReplicate).error().line().find("may not replicate the volume b, that takes the right push"), std::string::npos);
+  for (const char* unknown : {"", "Migrate", "everything", "sync\n"}) EXPECT_FALSE(list.admit(kKey, "e", unknown)) << unknown;
+  EXPECT_FALSE(list.admit(KeyPair::generate().shared, "e", kVerify));
 }
 
 TEST(AllowList, IsWrittenAsItWasRead) {
