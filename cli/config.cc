@@ -300,6 +300,7 @@ Result<MirrordConfig> parse_mirrord_config(const std::string& text, const std::s
     if (!mode) return daemon.wrong("pipeline", kPipelines);
     c.pipeline = *mode;
   }
+  SOMFS_TRY(daemon.share("brake", &c.brake));
   SOMFS_TRY(daemon.count("threads", &c.threads, kMostThreads));
   SOMFS_TRY(daemon.done());
   Section limits(root["limits"].as_table(), "limits", file);

@@ -63,6 +63,7 @@ struct MirrordConfig {
   std::string user;                        // [mirrord] user: whose rights workers have
   replicator::PipelineMode pipeline = replicator::PipelineMode::automatic;   // [mirrord] pipeline, threads
   unsigned threads = 0;
+  double brake = 0.5;                      // [mirrord] brake: of sources without the right to confirm
   unsigned connections = 256, handshakes = 32;   // [limits]
   double handshake_s = 10;
   WatchConfig watch;                       // [watch]

@@ -341,7 +341,9 @@ Status MirrorDaemon::converse(Guest& guest, bool& stranger) {
     SOMFS_TRY_ASSIGN(const replicator::AllowList peers, keys_.peers());
     SOMFS_TRY(peers.admit(caller.peer(), hello.volume_name, hello.wants));
     visit.arrived(hello);
-    return open_mirror(hello.volume_name, yielding);
+    auto mirror = open_mirror(hello.volume_name, yielding);
+    if (mirror && !peers.allow(caller.peer(), hello.volume_name, replicator::Right::confirm)) (*mirror)->restrain(limits_.brake);
+    return mirror;
   });
 }
 

@@ -53,6 +53,7 @@ class MirrorDaemon {
     unsigned connections = 256;   // further callers are hung up on
     unsigned strangers = 32;      // of them, those whose handshake is not over
     double handshake_s = 10;
+    double brake = 0.5;           // the most that a source without the right to confirm may remove at a go
   };
 
   // Another daemon may watch the sources of this store, or forward from it, already: then this one does not, and says so.

@@ -77,7 +77,7 @@ Status listen(const Arguments& a, const MirrordConfig& config) {
     listeners.push_back(std::move(listener));
   }
   const int port = replicator::bound_port(listeners.front().get());
-  const MirrorDaemon::Limits limits{config.connections, config.handshakes, config.handshake_s};
+  const MirrorDaemon::Limits limits{config.connections, config.handshakes, config.handshake_s, config.brake};
   WatchConfig watch = config.watch;
   for (auto [said, seconds] : {std::pair{&a.suspect_after, &watch.silence.suspect_s}, {&a.lost_after, &watch.silence.lost_s}}) {
     if (said->empty()) continue;

@@ -144,7 +144,8 @@ Result<Exit> migrate(const Options& o, Terminal& t) {
     j["reason"] = report->held_reason;
     if (t.json) t.result(j, "");
     return fail(Exit::person, "held at the mirror", printable(target.text), report->held_reason,
-                "look, then: somfs-ctl held accept " + printable(target.text) + " (or reject)");
+                target.kind == Target::Kind::directory ? "look, then: somfs-ctl held accept " + printable(target.text) + " (or reject)"
+                                                       : "look at the mirror, then there: somfs-ctl held accept DIRECTORY (or reject)");
   }
   t.result(j, summary(*report, lease.answer(), target.text, o.dry_run, seconds));
   if (!t.quiet)

@@ -14,7 +14,7 @@ namespace {
 
 constexpr std::size_t kMaxName = 64, kMaxComment = 128;
 constexpr std::pair<Right, std::string_view> kNames[] = {
-    {Right::push, "push"}, {Right::migrate, "migrate"}, {Right::read_back, "read-back"}, {Right::remove, "remove"}};
+    {Right::push, "push"}, {Right::migrate, "migrate"}, {Right::read_back, "read-back"}, {Right::remove, "remove"}, {Right::confirm, "confirm"}};
 
 std::string_view name_of(Right right) {
   return std::ranges::find(kNames, right, [](const auto& row) { return row.first; })->second;
@@ -60,7 +60,7 @@ Result<Peer> parse_peer(std::string text) {
   }
   SOMFS_TRY_ASSIGN(peer.key, parse_public(cut(line, ' ')));
   if (!parse_grants(line, peer.grants))
-    return fail(Exit::configuration, "cannot use a peer", {}, "after its key come grants: VOLUME=push,migrate; also read-back and remove");
+    return fail(Exit::configuration, "cannot use a peer", {}, "after its key come grants: VOLUME=push,migrate; also confirm, read-back and remove");
   return peer;
 }
 

@@ -15,9 +15,10 @@
 
 namespace somfs::replicator {
 
-// What a peer may do. The last two are given only when they are named: whoever holds a source's key can read neither the mirror nor
-// its past, and cannot remove it. No message reads contents back or removes a restore point, so nothing takes these two today.
-enum class Right : std::uint8_t { push = 1, migrate = 2, read_back = 4, remove = 8 };
+// What a peer may do. The last three are given only when they are named: whoever holds a source's key can read neither the mirror nor
+// its past, cannot remove it, and cannot let pass what the brake holds. No message reads contents back or removes a restore point, so nothing
+// takes those two today.
+enum class Right : std::uint8_t { push = 1, migrate = 2, read_back = 4, remove = 8, confirm = 16 };
 
 class Rights {
  public:

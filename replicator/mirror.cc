@@ -326,6 +326,8 @@ Status Mirror::greet(const Hello& hello) {
   return {};
 }
 
+void Mirror::restrain(double most_share) { impl_->most_share = most_share; }
+
 // ---- an epoch -----------------------------------------------------------------------------------------------------------
 
 Status Mirror::begin(const Begin& begin) {
@@ -334,9 +336,9 @@ Status Mirror::begin(const Begin& begin) {
   if (m.epoch) return fail(Exit::temporary, "an epoch was begun already");
   if (begin.epoch == 0) return fail(Exit::temporary, "refusing an epoch without a number");
   if (m.held != 0) {
-    if (!begin.confirmed)
+    if (!begin.confirmed || m.most_share)
       return fail(Exit::person, "epoch " + std::to_string(m.held) + " waits for a decision", {}, m.held_reason,
-                  "somfs-ctl held accept or reject; or migrate again, confirmed");
+                  m.most_share ? "at the mirror: somfs-ctl held accept or reject" : "somfs-ctl held accept or reject; or migrate again, confirmed");
     SOMFS_TRY(m.decide_held(false));
   }
   if (begin.strategy == "differential" && begin.base_epoch != m.committed)
@@ -391,21 +393,25 @@ Result<Committed> Mirror::commit(std::string_view root, const std::function<void
 
 // Why the epoch is to be held; empty: it is not.
 Result<std::string> Mirror::Impl::brake(const Begin& begin, const CatalogPlay& play) {
-  if (begin.confirmed) SOMFS_TRY(writer->set_meta("peaks", ""));   // a person has seen what was there
-  if (begin.confirmed || begin.brake_share >= 1 || play.removed == 0) return std::string();
+  const bool confirmed = begin.confirmed && !most_share;
+  const double share = std::min(begin.brake_share, most_share.value_or(1));
+  const char* const powerless = most_share && (begin.confirmed || share < begin.brake_share)
+                                    ? "; this source may not release the brake, that takes the right confirm at the mirror" : "";
+  if (confirmed) SOMFS_TRY(writer->set_meta("peaks", ""));   // a person has seen what was there
+  if (confirmed || share >= 1 || play.removed == 0) return std::string();
   const std::uint64_t before = reader->objects().value_or(1) - 1, after = writer->objects().value_or(1) - 1;
   // Onto a tree no migration made everything comes anew: what counts is what nothing replaces.
   std::uint64_t removed = !foreign ? play.removed : play.removed - std::min(play.removed, play.created);
   auto old_root = reader->children(kRootRow);
   auto new_root = writer->children(kRootRow);
   if (old_root && new_root && !old_root->empty() && new_root->empty())
-    return fmt::format("the source's root is empty, the mirror holds {} objects", before);
+    return fmt::format("the source's root is empty, the mirror holds {} objects{}", before, powerless);
   // The decision on a held epoch covers what its source removed while it was held, which comes next.
   const std::uint64_t now = static_cast<std::uint64_t>(::time(nullptr)), decided = writer->number("accepted").value_or(0);
   if (now >= decided && now - decided < kAccepted) return std::string();
   Peaks peaks = Peaks::parse(writer->meta("peaks").value_or(std::string()));
   peaks.add(::time(nullptr), before);
-  if (std::string why = replicator::brake(removed, before, after, foreign ? 0 : peaks.most(::time(nullptr)), begin.brake_share); !why.empty()) return why;
+  if (std::string why = replicator::brake(removed, before, after, foreign ? 0 : peaks.most(::time(nullptr)), share); !why.empty()) return why + powerless;
   // Only where it removes something can what it held before have been a peak.
   SOMFS_TRY(writer->set_meta("peaks", peaks.text()));
   return std::string();

@@ -62,6 +62,9 @@ class Mirror {
   // the one that wrote last nor descends from it: Exit::person (split).
   Status greet(const Hello& hello);
 
+  // Whoever speaks from now on may not release the brake: an epoch that says a person confirmed it is judged like any other, its share counts up
+  // to `most_share`, and one that is held stays so.
+  void restrain(double most_share);
   Status begin(const Begin& begin);
   Status receive(std::string_view records, std::string leaf = {});   // a batch of group records; `leaf`: its hash, where it is known already
   // Durable when it returns, and applied (unless held). `root`: the source's, of what it sent (replicator/history.h); another one than that of

@@ -70,6 +70,7 @@ struct Mirror::Impl {
   std::uint64_t committed = 0, applied = 0, held = 0, run = 0;
   bool pending = false, foreign = false;
   std::string held_reason;
+  std::optional<double> most_share;      // who speaks now may not release the brake: the share that counts at most
   std::string history_root;              // of the history up to `committed`; empty: not known
   Hello hello;
   std::unique_ptr<Epoch> epoch;

@@ -87,7 +87,7 @@ check "a key" somfs-ctl keygen
 start_a
 target=somfs://127.0.0.1:$(cat "$scratch/first.port")/data
 check "mounts" somfs "$d"
-check "pairs with the first" somfs-ctl pair "$target" "$(somfs-mirrord --store "$a" --invite data)"
+check "pairs with the first" somfs-ctl pair "$target" "$(somfs-mirrord --store "$a" --invite data --rights push,migrate,confirm)"
 check "replicates" somfs-ctl replicate "$d" "$target" --quiet
 echo hello >"$d/file"
 check "syncs" somfs-ctl sync "$d"
@@ -95,7 +95,7 @@ refused() { [ "$(forward state)" = DEGRADED ] && forward reason | grep -q "not p
 until_true refused
 check "says so" somfs-ctl status --store "$a"
 check "says so" grep -q "to $onward *DEGRADED" "$scratch/out"
-check "pairs with the second" somfs-ctl pair "$onward" "$(somfs-mirrord --store "$b" --invite data)"
+check "pairs with the second" somfs-ctl pair "$onward" "$(somfs-mirrord --store "$b" --invite data --rights push,migrate,confirm)"
 settle "joined up"
 same "the second's source" "$(somfs-ctl status --store "$b" --json | field sources.0.state)" ALIVE
 

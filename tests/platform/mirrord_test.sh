@@ -233,7 +233,7 @@ kill "$callers"; wait "$callers" 2>/dev/null
 kill -TERM "$mirrord"; wait "$mirrord"
 check "the store of the configuration" somfs-mirrord --config "$scratch/mirrord.conf" --key
 same "the same key" "$(head -1 "$scratch/out")" "$(somfs-mirrord --store "$store" --key | head -1)"
-for wrong in 'listen = 3' 'nonsense = "x"' 'user = "no such user"' 'user = "root"' 'listen = "nowhere"'; do
+for wrong in 'listen = 3' 'nonsense = "x"' 'user = "no such user"' 'user = "root"' 'brake = 0' 'listen = "nowhere"'; do
     printf '[mirrord]\nstore = "%s"\n%s\n' "$store" "$wrong" >"$scratch/wrong.conf"
     case $wrong in *nowhere*) want=1 ;; *) want=2 ;; esac
     code_is $want timeout 10 somfs-mirrord --config "$scratch/wrong.conf"

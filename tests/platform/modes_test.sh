@@ -130,7 +130,7 @@ mirrord=$!
 started="$started $mirrord"
 for _ in $(seq 100); do port=$(sed -n 's/^listening on port //p' "$scratch/daemon.out"); [ -n "$port" ] && break; sleep 0.05; done
 to=somfs://127.0.0.1:$port/data
-check "pairs" somfs-ctl pair "$to" "$(somfs-mirrord --store "$store" --invite data)"
+check "pairs" somfs-ctl pair "$to" "$(somfs-mirrord --store "$store" --invite data --rights push,migrate,confirm)"
 check "replicates" somfs-ctl replicate "$d" "$to" --mode sync --sync-timeout 1.5
 check "syncs" somfs-ctl sync "$d"
 becomes True answers.wait

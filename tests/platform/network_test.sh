@@ -9,7 +9,7 @@ store=$scratch/store d=$scratch/vol
 mkdir "$d"
 make_tree "$d/tree" --seed 5 --files 200 --profile mixed
 daemon() { # starts one; its port is in $port
-    somfs-mirrord --listen "127.0.0.1:${1:-0}" --store "$store" >"$scratch/daemon.out" 2>"$scratch/daemon.log" &
+    somfs-mirrord --listen "127.0.0.1:${1:-0}" --store "$store" "${@:2}" >"$scratch/daemon.out" 2>"$scratch/daemon.log" &
     mirrord=$!
     started="$started $mirrord"
     for _ in $(seq 100); do port=$(sed -n 's/^listening on port //p' "$scratch/daemon.out"); [ -n "$port" ] && return; sleep 0.05; done
@@ -121,6 +121,35 @@ may push,migrate
 code_is 1 somfs-mirrord --store "$store" --invite data --rights push,write
 check "a right more" somfs-mirrord --store "$store" --allow "$(somfs-ctl keygen --show | head -1)" --volume second --rights push
 same "is in the list" "$(grep -c "data=push,migrate second=push # the test" "$store/.somfs-mirrord/peers")" 1
+
+echo "- the brake is the mirror's: a key that may not confirm cannot release it, nor loosen it"
+check "unmounts" somfs-ctl umount "$d"
+conf=${d#/}
+printf '[migrate]\nbrake = 1\n' >"$SOMFS_CONFIG_DIR/${conf//\//-}.conf"
+check "mounts" somfs "$d"
+make_tree "$d/many" --seed 6 --files 900 --profile small
+check "migrates" somfs-ctl migrate "$d" "$target" --quiet
+mv "$d/many" "$scratch/many"
+code_is 8 somfs-ctl migrate "$d" "$target"
+grep -q "objects would be removed; this source may not release the brake, that takes the right confirm at the mirror; look at the mirror, then there: somfs-ctl held accept DIRECTORY" "$scratch/err" || same "why, and what to do" "$(cat "$scratch/err")" "a line"
+code_is 8 somfs-ctl migrate "$d" "$target" --confirm-removal
+grep -q "waits for a decision: .* at the mirror; at the mirror: somfs-ctl held accept or reject" "$scratch/err" || same "what to do" "$(cat "$scratch/err")" "a line"
+check "rejects" somfs-ctl held reject "$store/data"
+code_is 8 somfs-ctl migrate "$d" "$target" --confirm-removal
+[ -e "$store/data/tree/many" ] || same "the mirror keeps it" gone there
+check "rejects" somfs-ctl held reject "$store/data"
+kill -TERM "$mirrord"; wait "$mirrord"
+printf '[mirrord]\nbrake = 1\n' >"$scratch/mirrord.conf"
+daemon "$port" --config "$scratch/mirrord.conf"
+check "as the daemon's configuration has it" somfs-ctl migrate "$d" "$target" --quiet
+kill -TERM "$mirrord"; wait "$mirrord"
+daemon "$port"
+cp -a "$scratch/many" "$d/many"
+check "migrates" somfs-ctl migrate "$d" "$target" --quiet
+rm -r "$d/many"
+check "a right more" somfs-mirrord --store "$store" --allow "$(somfs-ctl keygen --show | head -1)" --volume data --rights confirm
+check "then it may" somfs-ctl migrate "$d" "$target" --quiet --confirm-removal
+check "equal" treecmp "$d" "$store/data/tree" --skip .somfs
 
 echo "- a wire that flips a bit, cuts, or says something else"
 start_relay "127.0.0.1:$port"

@@ -151,7 +151,7 @@ start_daemon
 start_relay 127.0.0.1:7070 --listen "$mirror_address:7071" --delay 2 --seed "$seed"
 check "mounts" somfs "$d"
 check "a key" somfs-ctl keygen
-check "pairs" somfs-ctl pair "$target" "$(somfs-mirrord --store "$store" --invite data)"
+check "pairs" somfs-ctl pair "$target" "$(somfs-mirrord --store "$store" --invite data --rights push,migrate,confirm)"
 begin_history
 check "replicates" somfs-ctl replicate "$d" "$target" --quiet
 i=0 happened=start

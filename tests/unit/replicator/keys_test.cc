@@ -188,11 +188,11 @@ TEST(AllowList, SaysWhoMayDoWhat) {
     ASSERT_FALSE(s);
     EXPECT_EQ(s.error().exit, Exit::not_allowed);
   }
-  EXPECT_FALSE(kSourceRights.has(Right::read_back) || kSourceRights.has(Right::remove));
+  EXPECT_FALSE(kSourceRights.has(Right::confirm) || kSourceRights.has(Right::read_back) || kSourceRights.has(Right::remove));
 }
 
 TEST(AllowList, SaysWhatAHelloMayWant) {
-  const AllowList list = parsed(public_text(kKey) + " a=push b=migrate c=read-back d=remove e=push,migrate");
+  const AllowList list = parsed(public_text(kKey) + " a=push b=migrate c=read-back d=remove,confirm e=push,migrate");
   const char* const wants[] = {kReplicate, kMigrate, kSync, kVerify};
   const std::map<std::string, std::string> may = {{"a", "yes no yes yes "}, {"b", "no yes yes yes "}, {"c", "no no no yes "},
                                                   {"d", "no no no no "},    {"e", "yes yes yes yes "}, {"f", "no no no no "}};

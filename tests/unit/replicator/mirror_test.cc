@@ -336,6 +336,60 @@ TEST(Peaks, AreThoseOfTheLastHour) {
   for (const char* bad : {"", ":", "5", "5:", "x:1", "5:1 :", "99999999999999999999999:1", "1:99999999999999999999999"}) EXPECT_EQ(Peaks::parse(bad).most(1500), std::string(bad) == "5:1 :" ? 1u : 0u) << bad;
 }
 
+TEST_F(MirrorTest, WhoMayNotReleaseTheBrakeCanOnlyTightenIt) {
+  Scratch dir("/dev/shm");
+  auto m = open(dir.path);
+  State s;
+  for (int i = 0; i < 300; ++i) s.add(s.root, "f" + std::to_string(i), Kind::file, "x");
+  s.sweep();
+  ASSERT_TRUE(lands(*m, begin(0, 1), plan(empty(), s)));
+  auto without = [](State t, int from, int to) {
+    for (int i = from; i < to; ++i) t.unlink(t.root, "f" + std::to_string(i));
+    t.sweep();
+    return t;
+  };
+  std::uint64_t number = 1;
+  auto held = [&](double share, bool confirmed, double most, const State& before, const State& after) -> std::string {
+    m->restrain(most);
+    Begin b = begin(m->committed_epoch(), ++number);
+    b.brake_share = share;
+    b.confirmed = confirmed;
+    auto c = model::run(*m, b, plan(before, after));
+    EXPECT_TRUE(c) << c.error().line();
+    EXPECT_EQ(c->held, !c->reason.empty());
+    EXPECT_EQ(compare(dir.path, c->held ? before : after), "");
+    if (c->held) {
+      b.confirmed = true;
+      b.epoch = ++number;
+      auto again = m->begin(b);
+      EXPECT_FALSE(again);
+      EXPECT_EQ(again.error().exit, Exit::person);
+      EXPECT_NE(again.error().line().find("at the mirror"), std::string::npos);
+      EXPECT_TRUE(m->decide_held(false));
+    }
+    return c->reason;
+  };
+  const std::string powerless = "this source may not release the brake";
+  State t = without(s, 0, 200);
+  EXPECT_NE(held(0.5, true, 0.5, s, t).find(powerless), std::string::npos);
+  EXPECT_NE(held(1, false, 0.5, s, t).find(powerless), std::string::npos);
+  EXPECT_NE(held(1, true, 0.5, s, without(s, 0, 300)).find(powerless), std::string::npos) << "an emptied root";
+  t = without(s, 0, 120);
+  EXPECT_EQ(held(0.2, false, 0.5, s, t), "120 of 300 objects would be removed");
+  // What it says of a person makes nobody forget what was there.
+  t = without(s, 0, 100);
+  EXPECT_EQ(held(0.5, true, 0.5, s, t), "");
+  const State u = without(t, 100, 180);
+  EXPECT_NE(held(0.5, true, 0.5, t, u).find(powerless), std::string::npos);
+  EXPECT_EQ(held(1, false, 1, t, u), "") << "as the mirror's side has it";
+  m.reset();
+  m = open(dir.path);
+  Begin b = begin(m->committed_epoch(), ++number);
+  b.brake_share = 0.5;
+  b.confirmed = true;
+  ASSERT_TRUE(lands(*m, b, plan(u, without(u, 180, 299)))) << "nobody restrained this one";
+}
+
 TEST_F(MirrorTest, AnEmptiedRootIsHeld) {
   Scratch dir;
   auto m = open(dir.path);
