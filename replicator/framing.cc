@@ -46,6 +46,11 @@ class Plain final : public Framing {
   FrameHeader header_;
 };
 
+std::uint64_t epoch_of(const Message& message) {
+  Begin begin;
+  return message.type == MessageType::begin && replicator::decode(message.body, &begin) ? begin.epoch : 0;
+}
+
 class Sealed final : public Framing {
  public:
   explicit Sealed(std::unique_ptr<Channel> channel) : channel_(std::move(channel)) {}
@@ -54,6 +59,7 @@ class Sealed final : public Framing {
   Status take(Outgoing& frame) override {
     SOMFS_TRY_ASSIGN(frame.ticket, channel_->out.take_rekeying(static_cast<std::uint32_t>(frame.message.body.size())));
     frame.context = context_for(frame.message.type);
+    frame.place = sent_.next(frame.message.type, epoch_of(frame.message));
     if (frame.message.type == MessageType::hello) learn(frame.message);
     return {};
   }
@@ -62,6 +68,9 @@ class Sealed final : public Framing {
     SealFrame about;
     about.type = static_cast<std::uint8_t>(frame.message.type);
     about.codec = static_cast<std::uint8_t>(frame.packed.codec);
+    about.group = frame.place.group;
+    about.index = frame.place.index;
+    about.count = frame.place.count;
     about.raw = static_cast<std::uint32_t>(frame.message.body.size());
     const std::string_view payload = frame.packed.codec != Codec::stored ? std::string_view(frame.packed.bytes) : std::string_view(frame.message.body);
     return seal(std::move(*frame.ticket), frame.context, about, payload);
@@ -77,13 +86,19 @@ class Sealed final : public Framing {
   Status take(Incoming& frame) override {
     frame.sealed = header_;
     SOMFS_TRY_ASSIGN(frame.ticket, channel_->in.take(header_));
-    frame.context = context_for(static_cast<MessageType>(header_.frame.type));
+    const auto type = static_cast<MessageType>(header_.frame.type);
+    frame.context = context_for(type);
+    // Told when the frame was opened: who flips bits on the way is another trouble than a side that loses count.
+    frame.due = taken_.next(type, header_.frame.group) == FramePlace{header_.frame.group, header_.frame.index, header_.frame.count};
     return {};
   }
   Result<std::string> decrypt(Incoming& frame) const override { return open(std::move(*frame.ticket), frame.context, frame.header, frame.body); }
   Result<Message> decompress(Incoming& frame, std::string payload) const override {
     Message m{static_cast<MessageType>(frame.sealed.frame.type), {}};
+    if (!frame.due) return misplaced();
     SOMFS_TRY_ASSIGN(m.body, unpack(std::move(payload), static_cast<Codec>(frame.sealed.frame.codec), frame.sealed.frame.raw));
+    // A begin names the group that its frame opens.
+    if (m.type == MessageType::begin && epoch_of(m) != frame.sealed.frame.group) return misplaced();
     return m;
   }
   bool pivotal(const Incoming& frame) const override { return static_cast<MessageType>(frame.sealed.frame.type) == MessageType::hello; }
@@ -96,6 +111,9 @@ class Sealed final : public Framing {
   }
 
  private:
+  static tl::unexpected<Error> misplaced() {
+    return fail(Exit::temporary, "refusing a frame of the other side", {}, "it is not the one of its group that is due");
+  }
   SealContext context_for(MessageType type) const {
     if (type == MessageType::hello || type == MessageType::welcome) return {};
     Lock l(mutex_);
@@ -104,6 +122,7 @@ class Sealed final : public Framing {
 
   std::unique_ptr<Channel> channel_;
   SealHeader header_;
+  GroupPlace sent_, taken_;                       // each of the thread of its take()
   mutable Mutex mutex_;                           // hellos pass either way
   SealContext context_ GUARDED_BY(mutex_);
 };

@@ -10,6 +10,7 @@
 
 #include "common/result.h"
 #include "replicator/frame.h"
+#include "replicator/group_place.h"
 #include "replicator/seal.h"
 #include "replicator/wire.h"
 
@@ -23,6 +24,7 @@ struct Outgoing {
   Packed packed;
   std::optional<Ticket> ticket;    // sealed: its right to a place on the wire
   SealContext context;
+  FramePlace place;
   std::string wire;                // all its bytes
   Status failed;
 };
@@ -32,6 +34,7 @@ struct Incoming {
   SealHeader sealed;
   std::optional<Ticket> ticket;
   SealContext context;
+  bool due = true;                 // sealed: its place in a group is the next one
   Message message;
   Status failed;
 };

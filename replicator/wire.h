@@ -42,7 +42,7 @@ enum class MessageType : std::uint8_t {
   applied = 20,   // mirror → source: the tree shows the epoch that was committed last
 };
 
-inline constexpr std::uint32_t kProtocol = 4;
+inline constexpr std::uint32_t kProtocol = 5;
 inline constexpr std::size_t kIdBytes = 16;
 inline constexpr std::string_view kPerhaps = "?";      // after the id in a `list`: a directory that is not known has no rows
 inline constexpr std::size_t kMaxBody = 4u << 20;      // of any message, before compression; checked before allocation

@@ -6,15 +6,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <map>
 #include <set>
 #include <vector>
 
 #include "common/fd.h"
 #include "replicator/key_file.h"
 #include "replicator/keys.h"
-#include "replicator/wire.h"
 #include "replicator/pairing.h"
 #include "replicator/text_codes.h"
+#include "replicator/wire.h"
 #include "tests/unit/sync_calls.h"
 
 namespace somfs::replicator {

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "replicator/channel.h"
+#include "replicator/framing.h"
 #include "replicator/keys.h"
 #include "replicator/text_codes.h"
 #include "replicator/wire.h"
@@ -334,6 +335,85 @@ TEST(Seal, Example) {
             "0500000005000000"
             "d3bffcebb3"
             "e5bd4a9abe313731a3781769e9d6863d");
+}
+
+// ---- groups
+
+struct Said {
+  Message message;
+  FramePlace place;
+};
+
+// What a source says: two groups, one of them given up, and questions in between.
+std::vector<Said> conversation() {
+  auto begin = [](std::uint64_t epoch) {
+    Begin b;
+    b.epoch = epoch;
+    return Message{MessageType::begin, encode(b)};
+  };
+  using T = MessageType;
+  return {{{T::list, std::string(16, 'i')}, {0, 0, 0}}, {{T::records, "outside"}, {0, 0, 0}}, {begin(7), {7, 0, 0}},
+          {{T::records, "one"}, {7, 1, 0}},             {{T::alive, ""}, {0, 0, 0}},          {{T::records, std::string(9000, 'r')}, {7, 2, 0}},
+          {{T::signature, std::string(16, 'i')}, {0, 0, 0}}, {{T::commit, std::string(32, 'c')}, {7, 3, 4}}, {{T::alive, ""}, {0, 0, 0}},
+          {begin(9), {9, 0, 0}},                        {{T::records, "one"}, {9, 1, 0}},     {{T::abort, ""}, {9, 2, 3}},
+          {begin(9), {9, 0, 0}},                        {{T::commit, std::string(32, 'c')}, {9, 1, 2}}, {{T::bye, ""}, {0, 0, 0}}};
+}
+
+// The source's own frames for all of it, and what they say of their places.
+TEST(SealedGroups, AFrameSaysWhereItStands) {
+  Wire w = connect();
+  auto source = sealed_framing(std::move(w.source)), mirror = sealed_framing(std::move(w.mirror));
+  for (const Said& said : conversation()) {
+    const std::string bytes = encode(*source, said.message).value();
+    Incoming frame;
+    frame.header = bytes.substr(0, kSealHeader);
+    frame.body = bytes.substr(kSealHeader);
+    ASSERT_TRUE(mirror->body_size(frame.header));
+    ASSERT_TRUE(mirror->take(frame));
+    const SealFrame& f = frame.sealed.frame;
+    EXPECT_EQ((FramePlace{f.group, f.index, f.count}), said.place) << "type " << static_cast<int>(said.message.type);
+    auto payload = mirror->decrypt(frame);
+    ASSERT_TRUE(payload);
+    auto whole = mirror->decompress(frame, std::move(*payload));
+    ASSERT_TRUE(whole) << whole.error().line();
+    EXPECT_EQ(whole->body, said.message.body);
+  }
+}
+
+// A side that has the keys, and puts a frame elsewhere: its tag is right all the same.
+TEST(SealedGroups, AFrameElsewhereIsRefusedThoughItsTagIsRight) {
+  const std::vector<Said> all = conversation();
+  auto bytes_of = [](Channel& from, const Message& m, const FramePlace& at) {
+    SealFrame f = frame_for(m.body, at.group, at.index, at.count);
+    f.type = static_cast<std::uint8_t>(m.type);
+    return sealed(from, m.body, f, {});
+  };
+  int tried = 0;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    std::set<std::vector<std::uint64_t>> places;
+    const FramePlace& right = all[i].place;
+    for (std::uint64_t group : {std::uint64_t{0}, std::uint64_t{7}, std::uint64_t{8}, std::uint64_t{9}})
+      for (std::uint32_t index : {right.index, right.index + 1, right.index - std::min(right.index, 1u)})
+        for (std::uint32_t count : {right.count, 0u, index + 1, index + 2}) places.insert(std::vector<std::uint64_t>{group, index, count});
+    for (const auto& p : places) {
+      const FramePlace at{p[0], static_cast<std::uint32_t>(p[1]), static_cast<std::uint32_t>(p[2])};
+      if (at.count != 0 && at.index >= at.count) continue;   // seal() itself refuses that
+      Wire w = connect();
+      auto mirror = sealed_framing(std::move(w.mirror));
+      auto take = [&](const std::string& bytes) -> Result<Message> {
+        SOMFS_TRY(mirror->body_size(bytes.substr(0, kSealHeader)));
+        return decode(*mirror, bytes.substr(0, kSealHeader), bytes.substr(kSealHeader));
+      };
+      for (std::size_t before = 0; before < i; ++before) ASSERT_TRUE(take(bytes_of(*w.source, all[before].message, all[before].place)));
+      auto met = take(bytes_of(*w.source, all[i].message, at));
+      EXPECT_EQ(met.has_value(), at == right) << "frame " << i << " at " << at.group << "/" << at.index << "/" << at.count;
+      if (!met) {
+        EXPECT_EQ(met.error().exit, Exit::temporary);
+      }
+      ++tried;
+    }
+  }
+  EXPECT_GT(tried, 200);
 }
 
 }  // namespace
