@@ -24,6 +24,7 @@
 #include "cli/control.h"
 #include "cli/peers.h"
 #include "common/fd.h"
+#include "common/log.h"
 #include "common/printable.h"
 #include "replicator/allow_list.h"
 #include "replicator/mirror.h"
@@ -173,7 +174,11 @@ Result<std::unique_ptr<replicator::Transport>> MirrorLink::connect_over_network(
   }
   // An interruption that came before this is seen by the handshake, a later one finds the socket.
   SOMFS_TRY_ASSIGN(auto channel, replicator::link_channel(socket.get(), std::move(own), mirror, patience));
-  return replicator::make_sealed_stream(socket.release(), std::move(channel), link_);
+  auto link = link_;
+  link.codec = replicator::readable(channel->features, link_.codec);
+  if (link.codec != link_.codec)
+    log::warning("{} does not read {}: what is sent there is compressed with {}", printable(target_.text), name_of(link_.codec), name_of(link.codec));
+  return replicator::make_sealed_stream(socket.release(), std::move(channel), link);
 }
 
 Result<std::unique_ptr<replicator::Transport>> MirrorLink::connect_in_process() {

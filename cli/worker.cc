@@ -58,7 +58,7 @@ void add_own_times(replicator::Message& message, const replicator::StageSums& no
   message.body = encode(committed);
 }
 
-Status converse(const replicator::StreamSettings& with_caller) {
+Status converse(replicator::StreamSettings with_caller) {
   using namespace replicator;
   // Who has a question to the daemon waits for its answer; at any other time there is nothing to read but that it is gone.
   const Patience caller_or_end = Patience::for_ever(kDaemon), daemon = Patience::for_ever();
@@ -79,6 +79,7 @@ Status converse(const replicator::StreamSettings& with_caller) {
     SOMFS_TRY_ASSIGN(Message first, decode(*framing, header, call.first.substr(header.size())));
     SOMFS_TRY(to_daemon->send(std::move(first)));
   }
+  with_caller.codec = readable(call.features, with_caller.codec);
   auto to_caller = make_stream(kCaller, kCaller, std::move(framing), with_caller);
   std::atomic<bool> over{false};
   std::jthread back([&] {

@@ -37,6 +37,15 @@ std::string Banner::line() const {
   return out + '\n';
 }
 
+std::set<std::string> Banner::own() { return {name_of(Codec::snappy), name_of(Codec::lz4), name_of(Codec::zstd)}; }
+
+Codec readable(const std::set<std::string>& features, Codec wanted) {
+  if (wanted == Codec::stored) return wanted;
+  for (Codec codec : {wanted, Codec::snappy, Codec::lz4, Codec::zstd})
+    if (features.contains(name_of(codec))) return codec;
+  return Codec::stored;
+}
+
 Result<Banner> Banner::parse(std::string_view line, Role whose) {
   if (line.size() > kMaxLine || !line.ends_with('\n')) return stranger("it does not greet as somfs does");
   line.remove_suffix(1);
@@ -53,6 +62,7 @@ Result<Banner> Banner::parse(std::string_view line, Role whose) {
   if (version != kVersion) return stranger("its channel has version " + std::string(version) + ", ours " + std::string(kVersion));
   const auto* row = std::ranges::find(kWords, word(), [](const auto& r) { return r.second; });
   Banner banner;
+  banner.features.clear();
   if (row == std::end(kWords) || (row->first == Word::mirror) != (whose == Role::responder))
     return stranger("it does not say what it wants");
   banner.word = row->first;

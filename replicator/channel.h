@@ -14,6 +14,7 @@
 #include "replicator/noise.h"
 #include "replicator/pairing.h"
 #include "replicator/seal.h"
+#include "replicator/wire.h"
 
 namespace somfs::replicator {
 
@@ -23,11 +24,15 @@ struct Banner {
   static constexpr std::size_t kMaxLine = 256;   // with its newline
 
   Word word = Word::link;
-  std::set<std::string> features;                // what the side can do; used is what both name. Words of a-z, 0-9 and -, at most 16
+  std::set<std::string> features = own();        // what the side can do; used is what both name. Words of a-z, 0-9 and -, at most 16
   std::string line() const;
   // Another version is Exit::peer_version, as is anything that is no banner of such a side.
   static Result<Banner> parse(std::string_view line, Role whose);
+  static std::set<std::string> own();            // the codecs that are read here, by name
 };
+
+// What a side that named these features can be sent: as wanted, or with another codec that it reads, or nothing compressed.
+Codec readable(const std::set<std::string>& features, Codec wanted);
 
 // The prologue: both lines as they were sent, so that nobody between the two can take a feature away.
 inline std::string prologue(std::string_view source_line, std::string_view mirror_line) {
@@ -47,6 +52,7 @@ struct Channel {
   Acceptor in;
   const PublicKey peer;
   const std::string hash;    // of the handshake: 32 bytes, the name of this connection on both sides
+  std::set<std::string> features;   // of the other side
 };
 
 class Handshake {

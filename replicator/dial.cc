@@ -140,10 +140,11 @@ Result<std::unique_ptr<Channel>> call(int socket, Banner::Word word, const Make&
   const std::string source_line = own.line();
   SOMFS_TRY(send_all(socket, source_line, patience));
   SOMFS_TRY_ASSIGN(const std::string mirror_line, receive_line(socket, patience));
-  SOMFS_TRY(Banner::parse(mirror_line, Role::responder));
+  SOMFS_TRY_ASSIGN(Banner theirs, Banner::parse(mirror_line, Role::responder));
   SOMFS_TRY_ASSIGN(Handshake handshake, make(prologue(source_line, mirror_line)));
   auto channel = shake_hands(socket, std::move(handshake), patience);
   if (!channel) return turned_away(channel.error());
+  (*channel)->features = std::move(theirs.features);
   return channel;
 }
 
@@ -244,10 +245,12 @@ Result<Call> answer_call(int socket, const Ask& ask, const Patience& patience) {
   own.word = Banner::Word::mirror;
   // Told before the caller's line is judged: a source of another version learns ours from it.
   SOMFS_TRY(send_all(socket, own.line(), patience));
+  // Whether it is a good one is for whoever is asked.
+  const auto theirs = Banner::parse(brought, Role::initiator);
   bool framed = false;
   for (;;) {
     SOMFS_TRY_ASSIGN(Step step, ask(brought));
-    if (step.session) return Call{std::move(*step.session), framed ? std::move(brought) : std::string()};
+    if (step.session) return Call{std::move(*step.session), framed ? std::move(brought) : std::string(), theirs ? theirs->features : std::set<std::string>()};
     SOMFS_TRY(send_all(socket, step.send, patience));
     framed = step.next == Step::Next::frame;
     SOMFS_TRY_ASSIGN(brought, framed ? receive_first_frame(socket, patience) : receive_message(socket, patience));

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 
@@ -44,6 +45,7 @@ using Ask = std::function<Result<Step>(std::string_view brought)>;
 struct Call {
   Session session;
   std::string first;   // of a link: the frame that has been read, header and body
+  std::set<std::string> features;   // of the caller
 };
 Result<Call> answer_call(int socket, const Ask& ask, const Patience& patience);
 void keep_alive(int socket);   // what is set on a connection before anything is said

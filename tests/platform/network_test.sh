@@ -73,11 +73,19 @@ same "not kept" "$(somfs-ctl status "$d" --json | field volumes.0.mirrors.0.pipe
 
 echo "- a volume that was not granted, a source that is not known, a mirror that is another"
 code_is 10 somfs-ctl migrate "$d" "somfs://127.0.0.1:$port/other"
+in_log() { # in_log N "words": so many lines of the daemon's log have them
+    for _ in $(seq 100); do [ "$(grep -c "$2" "$scratch/daemon.log")" -ge "$1" ] && break; sleep 0.05; done
+    same "lines in the log: $2" "$(grep -c "$2" "$scratch/daemon.log")" "$1"
+}
+in_log 1 "refusing a peer [-A-Z0-9]*: it may not migrate the volume other, that takes the right migrate"
+before=$(grep -c "refusing a peer" "$scratch/daemon.log")
 [ ! -e "$store/other" ] || same "nothing was made" other ""
 (export SOMFS_CONFIG_DIR=$scratch/stranger
  mkdir "$SOMFS_CONFIG_DIR"
  somfs-ctl keygen --quiet && somfs-ctl pair "$target" --key "$(somfs-mirrord --store "$store" --key | head -1)" --json >"$scratch/pair.json")
 SOMFS_CONFIG_DIR=$scratch/stranger code_is 10 somfs-ctl migrate "$d" "$target"
+in_log $((before + 1)) "refusing a peer"
+check "by its key" grep -q "refusing a peer [-A-Z0-9]*: it is not paired with this mirror" "$scratch/daemon.log"
 check "its key is allowed" somfs-mirrord --store "$store" --allow "$(field public_key <"$scratch/pair.json")" --volume data
 SOMFS_CONFIG_DIR=$scratch/stranger check "then it may" somfs-ctl verify "$d" "$target"
 sed -i "s|^\(127.0.0.1:$port \).*|\1$(field public_key <"$scratch/pair.json")|" "$SOMFS_CONFIG_DIR/mirrors"
@@ -168,12 +176,18 @@ check "then it does" somfs-ctl migrate "$d" "$through" --quiet
 check "equal" treecmp "$d" "$store/data/tree" --skip .somfs
 
 echo "- rubbish, silence and many callers do not disturb the daemon"
-python3 - "$port" <<'PY'
+python3 - "$port" >"$scratch/callers" <<'PY'
 import os, socket, sys
 port = int(sys.argv[1])
-for what in (b"", b"GET / HTTP/1.0\r\n\r\n", b"somfs-channel 1 link\n" + os.urandom(300), b"somfs-channel 2 link\n", b"x" * 5000,
-             b"somfs-channel 1 link\n\xff\xff" + os.urandom(70000), b"somfs-channel 1 pair\n\x20\x00" + bytes(32)):
+for what, said in ((b"", "the caller went away without a word"),
+                   (b"GET / HTTP/1.0\r\n\r\n", "cannot talk to the other side: it does not greet as somfs does"),
+                   (b"somfs-channel 1 link\n" + os.urandom(300), "refusing the other side's handshake"),
+                   (b"somfs-channel 2 link\n", "cannot talk to the other side: its channel has version 2, ours 1"),
+                   (b"x" * 5000, "what answers is no somfs: its first line is too long"),
+                   (b"somfs-channel 1 link\n\xff\xff" + os.urandom(70000), "refusing the other side's handshake: a message is too long"),
+                   (b"somfs-channel 1 pair\n\x20\x00" + bytes(32), "refusing the other side: its key is none that can keep a secret")):
     s = socket.create_connection(("127.0.0.1", port))
+    print("%s:%d: %s" % (*s.getsockname(), said))
     try:
         s.sendall(what)
         s.shutdown(socket.SHUT_WR)
@@ -183,6 +197,13 @@ for what in (b"", b"GET / HTTP/1.0\r\n\r\n", b"somfs-channel 1 link\n" + os.uran
         pass
     s.close()
 PY
+while IFS= read -r line; do
+    caller=${line%%: *} why=${line#*: }
+    logged() { grep -F "$caller: " "$scratch/daemon.log"; }
+    for _ in $(seq 100); do [ -n "$(logged)" ] && break; sleep 0.05; done
+    same "lines in the log on $line" "$(logged | wc -l)" 1
+    logged | grep -qF "$why" || same "in the log" "$(logged)" "$why"
+done <"$scratch/callers"
 python3 - "$port" >"$scratch/idle" <<'PY' &
 import socket, sys, time
 idle = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(20)]
@@ -195,6 +216,37 @@ for _ in $(seq 100); do [ -s "$scratch/idle" ] && break; sleep 0.05; done
 check "migrates while twenty say nothing" somfs-ctl migrate "$d" "$target" --quiet
 kill "$idle"; wait "$idle" 2>/dev/null
 check "the daemon lives" kill -0 "$mirrord"
+
+echo "- what answers has another version, or is something else"
+cat >"$scratch/answers.py" <<'PY'
+# Answers every caller with the words given, and with nothing more.
+import socket, sys
+l = socket.create_server(("127.0.0.1", 0))
+print(l.getsockname()[1], flush=True)
+while True:
+    s, _ = l.accept()
+    s.recv(1000)
+    s.sendall(sys.argv[1].encode() + b"\n")
+    s.recv(1000)
+    s.close()
+PY
+for words in "somfs-channel 2 mirror" "SSH-2.0-OpenSSH_9.2"; do
+    : >"$scratch/answers"
+    python3 "$scratch/answers.py" "$words" >"$scratch/answers" &
+    answers=$!
+    started="$started $answers"
+    for _ in $(seq 100); do [ -s "$scratch/answers" ] && break; sleep 0.05; done
+    there=127.0.0.1:$(cat "$scratch/answers")
+    sed -i "s|^127.0.0.1:$port \\(.*\\)|&\\n$there \\1|" "$SOMFS_CONFIG_DIR/mirrors"
+    why="it does not greet as somfs does"
+    [ "$words" = "${words#somfs}" ] || why="its channel has version 2, ours 1"
+    says() { code_is 13 "$@"; grep -q "cannot talk to the other side: $why" "$scratch/err" || same "the line" "$(cat "$scratch/err")" "$why"; }
+    says somfs-ctl migrate "$d" "somfs://$there/data"
+    says somfs-ctl verify "$d" "somfs://$there/data"
+    says somfs-ctl replicate "$d" "somfs://$there/data"
+    says somfs-ctl pair "somfs://$there/data" "$(somfs-mirrord --store "$store" --invite data)"
+    kill "$answers"; wait "$answers" 2>/dev/null
+done
 
 echo "- a mirror that somebody still holds for a moment is waited for"
 flock "$store/data/.somfs-mirror/lock" sh -c "touch '$scratch/held'; sleep 0.7" &

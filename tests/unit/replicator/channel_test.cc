@@ -197,6 +197,19 @@ TEST(Banner, LinesAreReadAsTheyAreWritten) {
   EXPECT_NE(version.error().why.find("version 2"), std::string::npos);
 }
 
+TEST(Banner, WhatTheOtherSideReadsIsWhatItIsSent) {
+  Banner b;
+  b.word = Banner::Word::link;
+  EXPECT_EQ(b.line(), "somfs-channel 1 link lz4 snappy zstd\n");
+  EXPECT_TRUE(Banner::parse("somfs-channel 1 link\n", Role::initiator)->features.empty());
+  for (Codec codec : {Codec::stored, Codec::snappy, Codec::lz4, Codec::zstd}) {
+    EXPECT_EQ(readable(Banner::own(), codec), codec);
+    EXPECT_EQ(readable({}, codec), Codec::stored);
+    EXPECT_EQ(readable({"brotli", "lz4"}, codec), codec == Codec::stored ? codec : Codec::lz4);
+  }
+  EXPECT_EQ(readable({"snappy", "lz4"}, Codec::zstd), Codec::snappy);
+}
+
 TEST(Banner, AnythingElseIsRefused) {
   for (const std::string& line :
        {std::string(), std::string("\n"), std::string("SSH-2.0-OpenSSH\n"), std::string("somfs-channel 1 link"),

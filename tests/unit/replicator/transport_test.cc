@@ -354,6 +354,55 @@ TEST(Dial, ALinkIsThereWhenItsFirstFrameOpens) {
   EXPECT_EQ(caller->receive()->body, "answer");
 }
 
+TEST(Dial, EachSideLearnsWhatTheOtherReads) {
+  const KeyPair source = KeyPair::generate(), mirror = KeyPair::generate();
+  int s[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s), 0);
+  Reception reception(door_of(mirror, {}));
+  Result<Call> call = fail(Exit::temporary, "not yet");
+  std::jthread far([&] { call = answer_call(s[1], [&](std::string_view b) { return reception.take(b); }, Patience::for_seconds(60)); });
+  auto channel = link_channel(s[0], source.secret, mirror.shared, Patience::for_seconds(60));
+  ASSERT_TRUE(channel) << channel.error().line();
+  EXPECT_EQ((*channel)->features, Banner::own());
+  ASSERT_TRUE(make_sealed_stream(s[0], std::move(*channel))->send({MessageType::list, "first"}));
+  far.join();
+  ASSERT_TRUE(call);
+  EXPECT_EQ(call->features, Banner::own());
+  ::close(s[1]);
+}
+
+// A mirror that reads less than this side writes, or one from whose line something was taken on the way.
+TEST(Dial, AMirrorThatReadsLessIsHeard) {
+  for (bool honest : {true, false}) {
+    const KeyPair source = KeyPair::generate(), mirror = KeyPair::generate();
+    int s[2];
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s), 0);
+    std::jthread far([&] {
+      const Fd end(s[1]);
+      std::string theirs;
+      for (char c = 0; c != '\n' && ::read(end.get(), &c, 1) == 1;) theirs += c;
+      Banner ours;
+      ours.word = Banner::Word::mirror;
+      const std::string whole = ours.line();
+      ours.features = {"lz4"};
+      ASSERT_EQ(write_all(end.get(), ours.line()), 0);
+      auto handshake = Handshake::answer_link(mirror.secret, prologue(theirs, honest ? ours.line() : whole), [](const PublicKey&) -> Status { return {}; });
+      std::string message(98, 0);
+      ASSERT_EQ(::recv(end.get(), message.data(), message.size(), MSG_WAITALL), 98);
+      EXPECT_EQ(handshake->take_message(message.substr(2)).has_value(), honest);
+      if (honest) {
+        ASSERT_EQ(write_all(end.get(), handshake_frame(*handshake->next_message())), 0);
+      }
+    });
+    const Fd near(s[0]);
+    auto channel = link_channel(near.get(), source.secret, mirror.shared, Patience::for_seconds(60));
+    ASSERT_EQ(channel.has_value(), honest);
+    if (honest) {
+      EXPECT_EQ(readable((*channel)->features, Codec::zstd), Codec::lz4);
+    }
+  }
+}
+
 TEST(Frames, BetweenProcessesNothingIsCompressed) {
   const Message m{MessageType::records, std::string(300, 'q')};
   auto stored = stored_framing();
