@@ -34,15 +34,15 @@ Result<replicator::Mode> mode_of(const std::string& text) {
 }
 
 // Of the last group.
-Json stages_json(const replicator::StageTimes& times) {
+Json stages_json(const auto& of) {
   Json j = Json::object();
-  for (std::size_t i = 0; i < replicator::kStages; ++i) j[replicator::name_of(static_cast<replicator::Stage>(i))] = times[i];
+  for (std::size_t i = 0; i < replicator::kStages; ++i) j[replicator::name_of(static_cast<replicator::Stage>(i))] = of[i];
   return j;
 }
 
 Json pipeline_json(const Json& stored, const replicator::RelationStatus& s, const replicator::StreamSettings& link) {
   return {{"mode", stored.value("mode", "async")}, {"pipeline", replicator::name_of(link.sending)}, {"compress", replicator::name_of(link.codec)},
-          {"stages_s", stages_json(s.times)}, {"bottleneck", replicator::name_of(s.decision.bottleneck)}, {"pacing", stored.value("pacing", "bottleneck")},
+          {"stages_s", stages_json(s.times)}, {"stages_bytes", stages_json(s.bytes_of)}, {"bottleneck", replicator::name_of(s.decision.bottleneck)}, {"pacing", stored.value("pacing", "bottleneck")},
           {"interval_s", s.decision.interval_s}, {"pace", s.decision.reason()}, {"groups", s.groups}, {"bytes", s.bytes}, {"bytes_wire", s.bytes_wire},
           {"source_s", s.sent_s}, {"mirror_s", s.committed_s}, {"failures", s.failures}};
 }

@@ -194,6 +194,8 @@ Result<Session::Sent> Session::send(Tree& tree, const Source& asked, const Migra
     report.compared = run.compared;
     if (options.dry_run) report.removed = run.removed;
     report.bytes_source = run.bytes_source;
+    report.bytes[static_cast<std::size_t>(Stage::group)] = run.bytes_source;
+    for (Stage stage : {Stage::decompress, Stage::write, Stage::acknowledge, Stage::apply}) report.bytes[static_cast<std::size_t>(stage)] = run.bytes_records;
     report.bytes_wire = options.dry_run ? run.bytes_records.load() : take_wire_bytes();
     break;
   }
@@ -201,7 +203,11 @@ Result<Session::Sent> Session::send(Tree& tree, const Source& asked, const Migra
   unreadable.erase(std::unique(unreadable.begin(), unreadable.end()), unreadable.end());
   report.unreadable = std::move(unreadable);
   const StageSums sums = transport_.stages() - before;
-  for (Stage stage : {Stage::compress, Stage::encrypt, Stage::send}) report.times[static_cast<std::size_t>(stage)] = sums.wall[static_cast<std::size_t>(stage)];
+  for (Stage stage : {Stage::compress, Stage::encrypt, Stage::send}) {
+    report.times[static_cast<std::size_t>(stage)] = sums.wall[static_cast<std::size_t>(stage)];
+    report.bytes[static_cast<std::size_t>(stage)] = sums.bytes_in[static_cast<std::size_t>(stage)];
+  }
+  for (Stage stage : {Stage::transfer, Stage::decrypt}) report.bytes[static_cast<std::size_t>(stage)] = sums.bytes_out[static_cast<std::size_t>(Stage::send)];
   const auto over = std::chrono::steady_clock::now();
   report.sent_s = std::chrono::duration<double>(over - begun).count();
   // What this side did beside handing messages over.

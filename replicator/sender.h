@@ -68,6 +68,7 @@ struct MigrateReport {
   std::uint64_t bytes_wire = 0;                       // both ways; a dry run: what would be sent
   double sent_s = 0, committed_s = 0;                 // until the commit was asked for; from then until it was acknowledged
   StageTimes times{};                                 // of the stages of both sites (replicator/stage.h), on the wall
+  StageBytes bytes{};                                 // ... what went into each: the mirror's as this side handed it over
   bool held = false;
   std::string held_reason;
   std::vector<std::string> unreadable;                // printable paths with reasons: Exit::partial

@@ -13,6 +13,7 @@ enum class Stage : std::uint8_t { group, compress, encrypt, send, transfer, decr
 inline constexpr std::size_t kStages = 10;
 inline constexpr std::size_t kFirstOfBackup = static_cast<std::size_t>(Stage::transfer);
 
+using StageBytes = std::array<std::uint64_t, kStages>;   // what of one group went into each; 0 where nothing did
 using StageTimes = std::array<double, kStages>;   // seconds that one group took, 0 where nothing was done
 
 // Which stages share a thread: equal numbers run one after another, and their times add. A lane never spans both sites.

@@ -124,6 +124,15 @@ check "the second one, by itself again" somfs-ctl sync "$d" "$target"
 check "equal" treecmp "$d" "$store/data/tree" --skip .somfs
 becomes SYNCED "$target"
 
+# Text, compressed on its way, over a link that encrypts: every stage has had something to do, and the mirror's got it back as it was.
+seq 300000 >"$d/text"
+check "syncs" somfs-ctl sync "$d"
+somfs-ctl status "$d" --json | python3 -c 'import json,sys
+p = next(m for m in json.loads(sys.stdin.readline())["volumes"][0]["mirrors"] if m["target"] == sys.argv[1])["pipeline"]
+print([s for s in ("group", "compress", "encrypt", "send", "transfer", "decrypt", "decompress", "write", "acknowledge", "apply") if not p["stages_bytes"][s] or p["stages_s"][s] < 0],
+      p["stages_bytes"]["encrypt"] < p["stages_bytes"]["compress"], p["stages_bytes"]["write"] >= p["stages_bytes"]["group"])' "$target" >"$scratch/out"
+same "the stages of the last group" "$(cat "$scratch/out")" "[] True True"
+
 echo "- a wire that flips, cuts and doubles: nothing of it arrives, and it goes on by itself"
 check "stops" somfs-ctl replicate "$d" "$target" --stop
 start_relay "127.0.0.1:$port"
