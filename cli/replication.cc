@@ -33,7 +33,7 @@ Result<replicator::Mode> mode_of(const std::string& text) {
   return fail(Exit::usage, "unknown mode", printable(text), {}, "use async, semi or sync");
 }
 
-// Of the last group.
+// Of the last group that carried anything.
 Json stages_json(const auto& of) {
   Json j = Json::object();
   for (std::size_t i = 0; i < replicator::kStages; ++i) j[replicator::name_of(static_cast<replicator::Stage>(i))] = of[i];

@@ -46,6 +46,9 @@ std::string seconds(double s) {
 // A copy or a comparison of the whole tree takes what the tree takes: it says nothing about the changes of an interval.
 bool tells(const MigrateReport& report) { return report.strategy == name_of(Strategy::differential); }
 
+// Every sync() cuts an epoch, and there may be nothing in it: what the stages took for that tells nobody anything.
+bool carried_something(const MigrateReport& report) { return report.bytes[static_cast<std::size_t>(Stage::group)] > 0; }
+
 const char* state_after(const Error& e) {
   return e.exit == Exit::person ? e.what.starts_with("held") ? "HELD" : "SPLIT" : "DEGRADED";
 }
@@ -412,7 +415,7 @@ Status Relation::Impl::take_verdict(Session& session) {
     measure_acknowledged(landed_group.report);
     {
       Lock l(mutex);                                   // before whoever waits for it in sync() hears of it, and looks
-      counts.times[static_cast<std::size_t>(Stage::apply)] = landed_group.report.times[static_cast<std::size_t>(Stage::apply)];
+      if (carried_something(landed_group.report)) counts.times[static_cast<std::size_t>(Stage::apply)] = landed_group.report.times[static_cast<std::size_t>(Stage::apply)];
       count_flying();
     }
     shown(landed_group.holds, landed_group.wanted);
@@ -464,11 +467,13 @@ Status Relation::Impl::committed(Sent& group) {
   ++counts.groups;
   counts.bytes += report.bytes_source;
   counts.bytes_wire += report.bytes_wire;
-  const double apply_s = counts.times[static_cast<std::size_t>(Stage::apply)];   // of the one before, until this one's is known
-  counts.times = report.times;
-  counts.bytes_of = report.bytes;
-  counts.times[static_cast<std::size_t>(Stage::group)] += static_cast<double>(group.own_ns) / 1e9;
-  counts.times[static_cast<std::size_t>(Stage::apply)] = apply_s;
+  if (carried_something(report)) {
+    const double apply_s = counts.times[static_cast<std::size_t>(Stage::apply)];   // of the one before, until this one's is known
+    counts.times = report.times;
+    counts.bytes_of = report.bytes;
+    counts.times[static_cast<std::size_t>(Stage::group)] += static_cast<double>(group.own_ns) / 1e9;
+    counts.times[static_cast<std::size_t>(Stage::apply)] = apply_s;
+  }
   counts.sent_s = report.sent_s;
   counts.committed_s = report.committed_s;
   if (keeps_up && !leaving() && excused == 0) answers->begin();

@@ -100,7 +100,7 @@ struct RelationStatus {
   std::size_t waiting = 0;                                  // ... and so many do
   double slowdown_s = 0;                                    // semi: of each operation, now
   double sent_s = 0, committed_s = 0;                       // of the last one
-  StageBytes bytes_of{};                                    // of the last group, as its times
+  StageBytes bytes_of{};                                    // of the last group that carried anything, as its times
   StageTimes times{};
   Decision decision;
 };

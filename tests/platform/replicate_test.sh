@@ -125,7 +125,11 @@ check "equal" treecmp "$d" "$store/data/tree" --skip .somfs
 becomes SYNCED "$target"
 
 # Text, compressed on its way, over a link that encrypts: every stage has had something to do, and the mirror's got it back as it was.
+# All in one group: paused meanwhile. The empty one that a second sync cuts does not hide it.
+check "pauses" somfs-ctl pause "$d"
 seq 300000 >"$d/text"
+check "resumes" somfs-ctl resume "$d"
+check "syncs" somfs-ctl sync "$d"
 check "syncs" somfs-ctl sync "$d"
 somfs-ctl status "$d" --json | python3 -c 'import json,sys
 p = next(m for m in json.loads(sys.stdin.readline())["volumes"][0]["mirrors"] if m["target"] == sys.argv[1])["pipeline"]
