@@ -39,6 +39,7 @@ while [ $made -lt "$points" ] && [ $SECONDS -lt "$seconds" ]; do
     before=$runs
     for fs in ext4 xfs btrfs; do
         SOMFS_CUTS=${SOMFS_CUTS:-40} run "mirror-$fs" "$here/mirror_power_test.sh" $fs
+        SOMFS_CUTS=${SOMFS_CUTS:-40} run "mirror-replicating-$fs" "$here/mirror_power_test.sh" $fs replicate
         SOMFS_CUTS=${SOMFS_CUTS:-40} run "source-$fs" "$here/source_power_test.sh" $fs
         SOMFS_CUTS=${SOMFS_CUTS:-40} run "source-replicating-$fs" "$here/source_power_test.sh" $fs replicate
         seed=$((seed + 1))
