@@ -72,6 +72,7 @@ class Watched final : public replicator::Transport {
   std::uint64_t bytes_sent() const override { return transport_.bytes_sent(); }
   std::uint64_t bytes_received() const override { return transport_.bytes_received(); }
   replicator::StageSums stages() const override { return transport_.stages(); }
+  replicator::HowSent how_sent() const override { return transport_.how_sent(); }
 
  private:
   replicator::Transport& transport_;

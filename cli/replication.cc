@@ -42,6 +42,7 @@ Json stages_json(const auto& of) {
 
 Json pipeline_json(const Json& stored, const replicator::RelationStatus& s, const replicator::StreamSettings& link) {
   return {{"mode", stored.value("mode", "async")}, {"pipeline", replicator::name_of(link.sending)}, {"compress", replicator::name_of(link.codec)},
+          {"in_force", s.groups == 0 ? Json() : Json{{"pipeline", replicator::name_of(s.how.arrangement)}, {"compress", replicator::name_of(s.how.codec)}}},
           {"stages_s", stages_json(s.times)}, {"stages_bytes", stages_json(s.bytes_of)}, {"bottleneck", replicator::name_of(s.decision.bottleneck)}, {"pacing", stored.value("pacing", "bottleneck")},
           {"interval_s", s.decision.interval_s}, {"pace", s.decision.reason()}, {"groups", s.groups}, {"bytes", s.bytes}, {"bytes_wire", s.bytes_wire},
           {"source_s", s.sent_s}, {"mirror_s", s.committed_s}, {"failures", s.failures}};

@@ -42,6 +42,7 @@ class Yielding final : public Transport {
   std::uint64_t bytes_sent() const override { return transport_.bytes_sent(); }
   std::uint64_t bytes_received() const override { return transport_.bytes_received(); }
   StageSums stages() const override { return transport_.stages(); }
+  HowSent how_sent() const override { return transport_.how_sent(); }
 
  private:
   Result<Message> part();

@@ -471,6 +471,7 @@ Status Relation::Impl::committed(Sent& group) {
     const double apply_s = counts.times[static_cast<std::size_t>(Stage::apply)];   // of the one before, until this one's is known
     counts.times = report.times;
     counts.bytes_of = report.bytes;
+    counts.how = report.how;
     counts.times[static_cast<std::size_t>(Stage::group)] += static_cast<double>(group.own_ns) / 1e9;
     counts.times[static_cast<std::size_t>(Stage::apply)] = apply_s;
   }

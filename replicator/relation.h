@@ -102,6 +102,7 @@ struct RelationStatus {
   double sent_s = 0, committed_s = 0;                       // of the last one
   StageBytes bytes_of{};                                    // of the last group that carried anything, as its times
   StageTimes times{};
+  HowSent how;                                              // ... and how that was sent
   Decision decision;
 };
 

@@ -202,6 +202,7 @@ Result<Session::Sent> Session::send(Tree& tree, const Source& asked, const Migra
   std::sort(unreadable.begin(), unreadable.end());
   unreadable.erase(std::unique(unreadable.begin(), unreadable.end()), unreadable.end());
   report.unreadable = std::move(unreadable);
+  report.how = transport_.how_sent();
   const StageSums sums = transport_.stages() - before;
   for (Stage stage : {Stage::compress, Stage::encrypt, Stage::send}) {
     report.times[static_cast<std::size_t>(stage)] = sums.wall[static_cast<std::size_t>(stage)];

@@ -67,6 +67,7 @@ struct MigrateReport {
   std::uint64_t bytes_source = 0;                     // read from the snapshot
   std::uint64_t bytes_wire = 0;                       // both ways; a dry run: what would be sent
   double sent_s = 0, committed_s = 0;                 // until the commit was asked for; from then until it was acknowledged
+  HowSent how;
   StageTimes times{};                                 // of the stages of both sites (replicator/stage.h), on the wall
   StageBytes bytes{};                                 // ... what went into each: the mirror's as this side handed it over
   bool held = false;

@@ -27,10 +27,14 @@ class InTurn final : public Transport {
   std::uint64_t bytes_sent() const override { return transport_->bytes_sent(); }
   std::uint64_t bytes_received() const override { return transport_->bytes_received(); }
   StageSums stages() const override { return transport_->stages(); }
+  HowSent how_sent() const override {
+    Lock l(mutex_);
+    return transport_->how_sent();
+  }
 
  private:
   const std::unique_ptr<Transport> transport_;
-  Mutex mutex_;
+  mutable Mutex mutex_;
 };
 
 // Tells the mirror every few seconds that the source lives, for as long as the conversation does. Made before whatever closes the transport.

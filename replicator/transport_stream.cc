@@ -60,6 +60,7 @@ class Arrangement {
     if (automatic()) now_ = PipelineMode::fine;
   }
   bool automatic() const { return mode_ == PipelineMode::automatic; }
+  PipelineMode now() const { return now_; }
   // Of a frame of so many bytes, which are all there are to be done: alone it gains nothing from other threads.
   PipelineMode next(const StageMeter& meter, std::size_t bytes, bool idle) {
     if (!automatic()) return mode_;
@@ -183,6 +184,7 @@ class Stream final : public Transport {
   std::uint64_t bytes_sent() const override { return sent_; }
   std::uint64_t bytes_received() const override { return received_; }
   StageSums stages() const override { return meter_.sums(); }
+  HowSent how_sent() const override { return {codec_, sending_.now()}; }
 
  private:
   static tl::unexpected<Error> closed_error() { return fail(Exit::link_down, "cannot talk to the other side", {}, "the link was closed"); }

@@ -62,6 +62,12 @@ struct Message {
   std::string leaf;   // of `records` that stay in this process: leaf_hash() of the body, by whoever made it. Streams do not carry it
 };
 
+// What a stream does now with what is sent, large messages at least.
+struct HowSent {
+  Codec codec = Codec::stored;
+  PipelineMode arrangement = PipelineMode::serial;
+};
+
 // One end of a conversation. send() blocks while the queue or the socket is full; receive() until something comes.
 // After an error every further call gives the same error. One sender thread and one receiver thread at a time.
 class Transport {
@@ -73,6 +79,7 @@ class Transport {
   virtual std::uint64_t bytes_sent() const = 0;   // on the wire; in-process: bodies
   virtual std::uint64_t bytes_received() const = 0;
   virtual StageSums stages() const { return {}; }  // what this end did to frames so far; in-process: nothing
+  virtual HowSent how_sent() const { return {}; }  // not beside a send()
 };
 
 // Two ends in one process; each direction holds at most `bound` bytes.

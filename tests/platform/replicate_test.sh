@@ -134,8 +134,9 @@ check "syncs" somfs-ctl sync "$d"
 somfs-ctl status "$d" --json | python3 -c 'import json,sys
 p = next(m for m in json.loads(sys.stdin.readline())["volumes"][0]["mirrors"] if m["target"] == sys.argv[1])["pipeline"]
 print([s for s in ("group", "compress", "encrypt", "send", "transfer", "decrypt", "decompress", "write", "acknowledge", "apply") if not p["stages_bytes"][s] or p["stages_s"][s] < 0],
-      p["stages_bytes"]["encrypt"] < p["stages_bytes"]["compress"], p["stages_bytes"]["write"] >= p["stages_bytes"]["group"])' "$target" >"$scratch/out"
-same "the stages of the last group" "$(cat "$scratch/out")" "[] True True"
+      p["stages_bytes"]["encrypt"] < p["stages_bytes"]["compress"], p["stages_bytes"]["write"] >= p["stages_bytes"]["group"],
+      p["pipeline"], p["in_force"]["pipeline"] in ("serial", "fine", "threaded", "hybrid"), p["in_force"]["compress"])' "$target" >"$scratch/out"
+same "the stages of the last group" "$(cat "$scratch/out")" "[] True True auto True snappy"
 
 echo "- a wire that flips, cuts and doubles: nothing of it arrives, and it goes on by itself"
 check "stops" somfs-ctl replicate "$d" "$target" --stop

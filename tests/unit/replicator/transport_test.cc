@@ -234,6 +234,8 @@ TEST(SealedStream, ManyFramesOfManySizesPassEveryArrangementInOrder) {
         ASSERT_TRUE(m->body.ends_with(std::to_string(i))) << i;
       }
     }
+    EXPECT_EQ(e.a->how_sent().codec, Codec::snappy);
+    EXPECT_NE(e.a->how_sent().arrangement, PipelineMode::automatic);   // it says what it chose
     const StageSums out = e.a->stages(), in = e.b->stages();
     for (Stage stage : {Stage::compress, Stage::encrypt, Stage::send}) EXPECT_GT(out.bytes_in[static_cast<std::size_t>(stage)], 0u) << name_of(stage);
     for (Stage stage : {Stage::transfer, Stage::decrypt, Stage::decompress}) EXPECT_GT(in.bytes_in[static_cast<std::size_t>(stage)], 0u) << name_of(stage);
