@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <vector>
 
 namespace somfs {
@@ -143,7 +144,15 @@ Fd open_handle(int mount_fd, const Handle& handle, int flags) {
   fh->handle_bytes = static_cast<unsigned>(handle.bytes.size());
   fh->handle_type = handle.type;
   std::memcpy(fh->f_handle, handle.bytes.data(), handle.bytes.size());
-  return Fd(::open_by_handle_at(mount_fd, fh, flags | O_CLOEXEC));
+  // While an inode number is given to a new file, Linux (seen with 6.18, ext4) answers for the old one that memory is short.
+  constexpr int kTries = 1000;
+  Fd fd(::open_by_handle_at(mount_fd, fh, flags | O_CLOEXEC));
+  for (int i = 0; !fd && errno == ENOMEM && i < kTries; ++i) {
+    const timespec a_little{0, 1'000'000};
+    ::nanosleep(&a_little, nullptr);
+    fd = Fd(::open_by_handle_at(mount_fd, fh, flags | O_CLOEXEC));
+  }
+  return fd;
 }
 
 std::string proc_path(int fd) {

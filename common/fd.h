@@ -58,7 +58,8 @@ std::uint32_t mode_of_kind(Kind kind);  // S_IFREG and so on
 
 // name_to_handle_at of a descriptor; empty handle where the file system has none.
 Handle handle_of(int fd);
-// Opens by handle; `mount_fd` lies on the same file system. Needs CAP_DAC_READ_SEARCH. errno as by open_by_handle_at (ESTALE: gone).
+// Opens by handle; `mount_fd` lies on the same file system. Needs CAP_DAC_READ_SEARCH. errno as by open_by_handle_at (ESTALE: gone;
+// ENOMEM: for a second).
 Fd open_handle(int mount_fd, const Handle& handle, int flags);
 
 // All extended attributes through an O_PATH, regular or directory descriptor. Errors of single names that vanish meanwhile are ignored.
