@@ -259,11 +259,20 @@ Status Mirror::Impl::empty_stage() {
 
 Status Mirror::Impl::apply_pending() {
   std::string redo = std::to_string(committed);
+  SOMFS_TRY_ASSIGN(const std::string widened, writer->meta("widened"));
+  bool kept = !widened.empty();
+  auto keep = [&](const TreePaths::Modes& modes) -> Status {
+    kept = true;
+    SOMFS_TRY(writer->begin());
+    SOMFS_TRY(writer->set_meta("widened", TreePaths::text_of(modes)));
+    return writer->commit();
+  };
   SOMFS_TRY(reader->begin_reading());
-  Status played = Apply(*reader, tree.get(), stage.get(), journal.get(), redo).run();
+  Status played = Apply(*reader, tree.get(), stage.get(), journal.get(), redo).run(TreePaths::modes_of(widened), keep);
   reader->rollback();
   SOMFS_TRY(played);
   SOMFS_TRY(writer->begin());
+  if (kept) SOMFS_TRY(writer->set_meta("widened", ""));
   SOMFS_TRY(writer->set_number("applied", committed));
   SOMFS_TRY(writer->set_number("pending", 0));
   SOMFS_TRY(writer->commit());

@@ -121,8 +121,8 @@ void Remover::run() {
 
 // ---- playing ------------------------------------------------------------------------------------------------------------
 
-Status Apply::run() {
-  paths_.enter_all();
+Status Apply::run(TreePaths::Modes widened, std::function<Status(const TreePaths::Modes&)> keep) {
+  paths_.enter_all(std::move(widened), std::move(keep));
   Status played = play();
   Status left = paths_.leave_all();
   return played ? left : played;

@@ -55,8 +55,8 @@ class Apply {
   // `db` shows the committed state; descriptors are borrowed.
   Apply(CatalogDb& db, int tree, int stage, int journal, std::string redo)
       : db_(db), paths_(tree, stage, db), journal_(journal), redo_(std::move(redo)) {}
-  // Durable when it returns.
-  Status run();
+  // Durable when it returns. An ordinary user's: `widened` by a run before, and how to keep what this one widens (TreePaths::enter_all()).
+  Status run(TreePaths::Modes widened, std::function<Status(const TreePaths::Modes&)> keep);
 
  private:
   struct NameAt {

@@ -64,21 +64,55 @@ Result<SharedFd> TreePaths::checked(int dir, const std::string& name, const Obje
   return fd;
 }
 
-void TreePaths::enter_all() { enters_ = ::geteuid() != 0; }
+// "ROW:MODE" each, hexadecimal and octal.
+TreePaths::Modes TreePaths::modes_of(std::string_view text) {
+  Modes modes;
+  unsigned long long row;
+  unsigned mode;
+  for (std::size_t at = 0; at < text.size();) {
+    const std::string one(text.substr(at, text.find(' ', at) - at));
+    if (std::sscanf(one.c_str(), "%llx:%o", &row, &mode) == 2) modes[static_cast<Row>(row)] = mode & 07777;
+    at += one.size() + 1;
+  }
+  return modes;
+}
+
+std::string TreePaths::text_of(const Modes& modes) {
+  std::string text;
+  char b[48];
+  for (const auto& [row, mode] : modes) {
+    std::snprintf(b, sizeof b, "%s%llx:%o", text.empty() ? "" : " ", static_cast<unsigned long long>(row), mode);
+    text += b;
+  }
+  return text;
+}
+
+void TreePaths::enter_all(Modes before, std::function<Status(const Modes&)> keep) {
+  enters_ = ::geteuid() != 0 || !before.empty();
+  modes_ = std::move(before);
+  keep_ = std::move(keep);
+}
 
 // Where that may not be, opening it tells why.
-void TreePaths::give_rights(Row row, Fd fd, std::uint32_t mode) {
-  if ((mode & S_IRWXU) == S_IRWXU || !fd) return;
-  if (::chmod(proc_path(fd.get()).c_str(), mode | S_IRWXU) == 0) entered_.push_back({row, mode, std::move(fd)});
+Status TreePaths::give_rights(Row row, Fd fd, std::uint32_t mode) {
+  const auto before = modes_.find(row);
+  if (((mode & S_IRWXU) == S_IRWXU && before == modes_.end()) || !fd) return {};
+  if (std::any_of(entered_.begin(), entered_.end(), [&](const Entered& e) { return e.row == row; })) return {};
+  if (before == modes_.end()) {
+    modes_[row] = mode;
+    SOMFS_TRY(keep_(modes_));
+  }
+  if (::chmod(proc_path(fd.get()).c_str(), mode | S_IRWXU) == 0) entered_.push_back({row, modes_[row], std::move(fd)});
+  return {};
 }
 
 Result<SharedFd> TreePaths::entered(int dir, const std::string& name, const ObjectRow& row) {
   if (enters_) {
     SOMFS_TRY_ASSIGN(auto there, look(dir, name));
-    if (there && there->id == row.inode && (there->attr.mode & S_IRWXU) != S_IRWXU) {
+    if (there && there->id == row.inode && ((there->attr.mode & S_IRWXU) != S_IRWXU || modes_.contains(row.row))) {
       Fd fd = open_beneath(dir, name, O_PATH | O_DIRECTORY);
       auto opened = fd ? inode_of(fd.get()) : Result<Inode>(Inode{});
-      if (opened && opened->id == row.inode) give_rights(row.row, std::move(fd), opened->attr.mode & 07777);
+      if (opened && opened->id == row.inode) SOMFS_TRY(give_rights(row.row, std::move(fd), opened->attr.mode & 07777));
     }
   }
   return checked(dir, name, row, kDirectory);
@@ -86,10 +120,15 @@ Result<SharedFd> TreePaths::entered(int dir, const std::string& name, const Obje
 
 void TreePaths::has_new_mode(Row row) {
   std::erase_if(entered_, [&](const Entered& e) { return e.row == row; });
+  modes_.erase(row);
 }
 
 Status TreePaths::leave_all() {
   Status left;
+  // What an earlier run widened, and this one had no reason to pass.
+  cache_.clear();
+  for (const auto& [row, mode] : Modes(modes_))
+    if (auto there = directory(row); !there) left = pass_on(std::move(there).error());
   for (auto e = entered_.rbegin(); e != entered_.rend(); ++e) {
     Fd fd(::open(proc_path(e->fd.get()).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (::chmod(proc_path(e->fd.get()).c_str(), e->mode) != 0 || !fd || ::fsync(fd.get()) != 0) left = fail_errno("cannot put back the mode of a directory of the mirror");
@@ -111,7 +150,7 @@ Result<SharedFd> TreePaths::directory(Row row) {
     }
     if (r == kRootRow) {
       struct stat st;
-      if (enters_ && ::fstat(tree_, &st) == 0) give_rights(r, Fd(::fcntl(tree_, F_DUPFD_CLOEXEC, 0)), st.st_mode & 07777);
+      if (enters_ && ::fstat(tree_, &st) == 0) SOMFS_TRY(give_rights(r, Fd(::fcntl(tree_, F_DUPFD_CLOEXEC, 0)), st.st_mode & 07777));
       at = std::make_shared<Fd>(::openat(tree_, ".", kDirectory | O_CLOEXEC));
       if (!*at) return fail_errno("cannot open", "tree/");
       keep(r, at);

@@ -4,9 +4,12 @@
 // tells: what somebody planted in the tree is not found. One thread.
 #pragma once
 
+#include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -38,11 +41,16 @@ class TreePaths {
   void keep(Row row, SharedFd fd);
   void forget(Row row) { cache_.erase(row); }
 
+  // The modes of directories that were widened. Kept before each is, they are put back whatever happens.
+  using Modes = std::map<Row, std::uint32_t>;
+  static Modes modes_of(std::string_view text);
+  static std::string text_of(const Modes& modes);
   // An ordinary user's: from now on it gives itself, where it has to pass, the rights that the mode of a directory of its own keeps from it.
-  void enter_all();
+  // `before`: what a run that did not end left widened. `keep` makes all that are widened now durable.
+  void enter_all(Modes before, std::function<Status(const Modes&)> keep);
   // Such a directory has a new mode, which is the one to stay.
   void has_new_mode(Row row);
-  // Puts the modes back. A kill before that leaves the owner's rights larger than the source's, which a comparison of contents finds.
+  // Puts the modes back, durably.
   Status leave_all();
 
  private:
@@ -52,7 +60,7 @@ class TreePaths {
     Fd fd;
   };
   Result<SharedFd> entered(int dir, const std::string& name, const ObjectRow& row);
-  void give_rights(Row row, Fd fd, std::uint32_t mode);
+  Status give_rights(Row row, Fd fd, std::uint32_t mode);
   Result<SharedFd> checked(int dir, const std::string& name, const ObjectRow& row, int flags);
 
   int tree_, stage_;
@@ -60,6 +68,8 @@ class TreePaths {
   std::unordered_map<Row, SharedFd> cache_;
   bool enters_ = false;
   std::vector<Entered> entered_;
+  Modes modes_;
+  std::function<Status(const Modes&)> keep_;
 };
 
 }  // namespace somfs::replicator

@@ -3,10 +3,13 @@
 // or the new epoch, and the epoch run once more gives the new one. Counting is by ptrace, from begin to the end of commit.
 #include <gtest/gtest.h>
 
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/user.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <csignal>
 #include <cstdlib>
@@ -254,6 +257,74 @@ TEST(MirrorCrash, OfARandomHistoryTheMirrorAloneIsTheCutOfItsEpoch) {
 TEST(MirrorCrash, KilledWhileAFileIsRewritten) {
   if (!can_run()) GTEST_SKIP() << "needs root";
   campaign(histories()[1], Harm::kill, 1, true);
+}
+
+// For as long as it lives this process, and what it forks, is an ordinary user, who may look into /proc/self as ever.
+class AsNobody {
+ public:
+  AsNobody() {
+    EXPECT_EQ(::setegid(kNobody), 0);
+    EXPECT_EQ(::seteuid(kNobody), 0);
+    ::prctl(PR_SET_DUMPABLE, 1);
+  }
+  ~AsNobody() {
+    EXPECT_EQ(::seteuid(0), 0);
+    EXPECT_EQ(::setegid(0), 0);
+    ::prctl(PR_SET_DUMPABLE, 1);
+  }
+  AsNobody(const AsNobody&) = delete;
+  AsNobody& operator=(const AsNobody&) = delete;
+  static constexpr unsigned kNobody = 65534;
+};
+
+// Directories that are closed to their owner are opened while an epoch is played: whenever that ends, they are closed again after the next start.
+TEST(MirrorCrash, KilledWhileClosedDirectoriesAreOpenTheyAreClosedAgain) {
+  if (!can_run()) GTEST_SKIP() << "needs root";
+  State old = empty();
+  old.nodes[old.root] = State::make(Kind::dir);
+  const ObjectId shut = old.add(old.root, "shut", Kind::dir), deep = old.add(shut, "deep", Kind::dir), kept = old.add(shut, "kept", Kind::dir);
+  old.add(deep, "x", Kind::file, "deep inside");
+  old.add(kept, "y", Kind::file, "there");
+  old.nodes[shut].attr.mode = 0555;
+  old.nodes[deep].attr.mode = 0;
+  old.nodes[kept].attr.mode = 0500;
+  State next = old;
+  next.nodes[next.at("shut/deep/x")].data = "another thing altogether";   // the directories above are only passed
+  next.unlink(kept, "y");
+  next.add(kept, "z", Kind::file, "new");
+  for (State* s : {&old, &next}) {
+    s->sweep();
+    for (auto& [id, node] : s->nodes) node.attr.uid = node.attr.gid = AsNobody::kNobody;
+  }
+  const std::string first = plan(empty(), old), records = plan(old, next);
+  unsigned olds = 0, news = 0, wide = 0;
+  for (unsigned n = 1;; ++n) {
+    Scratch dir("/dev/shm");
+    ASSERT_EQ(::chown(dir.path.c_str(), AsNobody::kNobody, AsNobody::kNobody), 0);
+    bool harmed, landed;
+    {
+      AsNobody user;
+      {
+        auto m = Mirror::open(dir.path, Mirror::Mode::create);
+        ASSERT_TRUE(m && model::run(**m, begin(0, 1), first));
+      }
+      harmed = run_harmed(dir.path, records, 2, n, Harm::kill);
+    }
+    struct stat st;
+    if (::stat((dir.path + "/tree/shut").c_str(), &st) == 0 && (st.st_mode & 07777) == 0755) ++wide;
+    {
+      AsNobody user;
+      auto m = Mirror::open(dir.path, Mirror::Mode::existing);
+      ASSERT_TRUE(m) << "call " << n << ": " << m.error().line();
+      landed = (*m)->committed_epoch() == 2;
+    }
+    ASSERT_EQ(compare(dir.path, landed ? next : old), "") << "call " << n << (landed ? " (new)" : " (old)");
+    if (!harmed) break;
+    ++(landed ? news : olds);
+  }
+  EXPECT_GT(olds, 20u);
+  EXPECT_GT(news, 20u);
+  EXPECT_GT(wide, 5u);   // it was met
 }
 
 TEST(MirrorCrash, AFailingSystemCallLeavesOldOrNew) {
