@@ -72,7 +72,11 @@ void own_frame(std::string_view bytes) {
 void take(HandshakeState state, std::string_view message) {
   const bool taken = state.take_message(message).has_value();
   demand(taken || (!state.remote_static() && !state.done() && !state.our_turn()), "a handshake goes on after a refusal");
-  demand(!taken || state.done() || state.next_message().has_value(), "a handshake that may go on does not");
+  if (!taken || state.done()) return;
+  // A point of low order is met when the answer needs an agreement with it: the first message of a pairing needs none.
+  const bool low = !agree(fuzz::secret_of('f'), PublicKey::from_raw(message.substr(0, 32)));
+  demand(state.next_message().has_value() == !low, low ? "a point of low order is answered" : "a handshake that may go on does not");
+  demand(!low || (!state.remote_static() && !state.done() && !state.our_turn()), "a handshake goes on after it gave up");
 }
 
 void answer(std::string_view message) {

@@ -253,6 +253,11 @@ TEST(Noise, PointsOfLowOrderAreRefused) {
     s.static_key = Secret(std::string(32, 'k'));
     auto responder = HandshakeState::start(s).value();
     refused(responder.take_message(bytes(point) + std::string(64, 'x')));
+    s.pattern = kXX;   // no agreement is due before the answer
+    auto pairing = HandshakeState::start(s).value();
+    EXPECT_TRUE(pairing.take_message(bytes(point)));
+    refused(pairing.next_message());
+    EXPECT_FALSE(pairing.our_turn());
   }
 }
 
