@@ -11,6 +11,7 @@
 #include "replicator/mirror_journal.h"
 #include "replicator/reception.h"
 #include "replicator/spool.h"
+#include "replicator/text_codes.h"
 #include "snapshot/dirty_set.h"
 #include "snapshot/journal_epochs.h"
 #include "snapshot/journal_log.h"
@@ -395,9 +396,8 @@ void channels() {
   channel(fuzz::ChannelInput::answer, "answer", mirror.next_message().value());
   const PublicKey key = public_key(fuzz::secret_of('i'));
   channel(fuzz::ChannelInput::peers, "peers", "# list\n" + public_text(key) + " data=push,migrate mail=read-back,remove # host\n");
-  Invitations codes;
-  channel(fuzz::ChannelInput::words, "code", codes.issue(key, {{"data", kSourceRights}}, "host", 1, 1000).value().text());
-  channel(fuzz::ChannelInput::codes, "codes", codes.text());
+  channel(fuzz::ChannelInput::words, "code", coded_text("somfs-pair-1:", fuzz::secret_of('t').raw()));
+  channel(fuzz::ChannelInput::codes, "codes", std::string(64, '6') + " until=1000 data=push,migrate # host\n");
   channel(fuzz::ChannelInput::words, "public", public_text(key));
   channel(fuzz::ChannelInput::words, "private", private_text(fuzz::secret_of('i')));
   channel(fuzz::ChannelInput::words, "banner", "somfs-channel 1 link zstd lz4\n");
@@ -414,9 +414,8 @@ void receptions() {
   for (const auto word : {Banner::Word::link, Banner::Word::pair}) {
     source.word = word;
     const std::string lines = prologue(source.line(), mirror.line());
-    auto handshake = word == Banner::Word::link ? Handshake::link(fuzz::secret_of('i'), public_key(fuzz::secret_of('r')), lines)
-                                                : Handshake::pair(fuzz::secret_of('i'), PairingCode::make(public_key(fuzz::secret_of('r'))), lines);
-    seed("reception", word == Banner::Word::link ? "link" : "pair", any({source.line(), handshake.value().next_message().value(), std::string(100, 'x')}));
+    auto handshake = fuzz::handshake(word == Banner::Word::link ? kIK : kXX, Role::initiator, lines);
+    seed("reception", word == Banner::Word::link ? "link" : "pair", any({source.line(), handshake.next_message().value(), std::string(100, 'x')}));
   }
   auto first = [](MessageType type, char flip, const std::string& body) {
     return std::string("\x01") + static_cast<char>(type) + flip + std::string(2, '\5') + body;
