@@ -339,7 +339,7 @@ Status Relation::Impl::send(Session& session, Progress& talk) {
     if (instant.error().exit == Exit::veto && vetoes + 1 >= kManyVetoes) let_go();
     Lock l(mutex);
     dirty = true;
-    if (flying.empty()) under_way = 0;
+    if (unanswered() == 0) under_way = 0;
     if (instant.error().exit != Exit::locked && instant.error().exit != Exit::veto) return pass_on(std::move(instant).error());
     // Another cut, a migration, or operations that did not end in time: nothing is wrong with the mirror. A freeze that fails has held
     // up the application: it is not tried again and again.
@@ -395,6 +395,7 @@ Status Relation::Impl::send(Session& session, Progress& talk) {
     if (!last.committed) return {};
     Lock l(mutex);
     landed = last.holds;
+    under_way = 0;
   } else {
     SOMFS_TRY(committed(group));
     measure_acknowledged(group.report);

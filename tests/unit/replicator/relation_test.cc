@@ -24,12 +24,12 @@ bool eventually(const std::function<bool()>& what) {
   return false;
 }
 
-// People's time may be set; the monotonic clock goes on.
+// People's time may be set; the monotonic clock goes on, and may be moved on.
 class Settable final : public Clock {
  public:
-  std::int64_t mono_ns() const override { return real_.mono_ns(); }
+  std::int64_t mono_ns() const override { return real_.mono_ns() + later; }
   std::int64_t wall_ns() const override { return real_.wall_ns() + ahead; }
-  std::atomic<std::int64_t> ahead{0};
+  std::atomic<std::int64_t> ahead{0}, later{0};
 
  private:
   SystemClock real_;
@@ -641,6 +641,26 @@ TEST_F(RelationTest, AcknowledgedIsNotYetShown) {
   wire->heard.silent = MessageType::error;
   ASSERT_TRUE(sync());
   EXPECT_EQ(relation->status().applied_lag_s, 0);
+  end();
+  live.expect_equal();
+}
+
+// A sync that finds nothing to send, while the mirror has yet to show the group before: nothing is under way once that is shown.
+TEST_F(RelationTest, NothingIsUnderWayAfterASyncThatHadNothingToSend) {
+  begin();
+  ASSERT_TRUE(sync());
+  wire->heard.silent = MessageType::applied;
+  const std::uint64_t before = relation->status().epoch;
+  live.change([](World& w) { w.write("d/small", "held durably, not shown"); });
+  ASSERT_TRUE(eventually([&] { return relation->status().epoch > before; }));
+  const std::uint64_t committed = relation->status().epoch;
+  std::jthread asking([&] { EXPECT_TRUE(sync()); });
+  ASSERT_TRUE(eventually([&] { return relation->status().epoch > committed; })) << "the cut that the sync asked for";
+  wire->heard.silent = MessageType::error;
+  asking.join();
+  clock.later = 3600ll * 1'000'000'000;
+  EXPECT_EQ(state(), "SYNCED");
+  EXPECT_EQ(relation->status().reason, "");
   end();
   live.expect_equal();
 }
