@@ -106,6 +106,7 @@ class World {
   }
   void remove(const std::string& name) {
     ObjectId old = id(name);
+    if (!old) return;
     if (preserves) volume_.unlink("/" + name, inode_at(AT_FDCWD, path(name))->attr.kind == Kind::dir);
     if (preserves ? bool(id(name)) : ::unlink(path(name).c_str()) != 0 && ::rmdir(path(name).c_str()) != 0) return;
     bound(name, {}, old);
