@@ -35,6 +35,18 @@ class FakeFreezer final : public Freezer {
   }
 };
 
+// Stands still until it is let go.
+class HeldClock final : public Clock {
+ public:
+  std::int64_t mono_ns() const override { return runs ? real_.mono_ns() : begun_; }
+  std::int64_t wall_ns() const override { return real_.wall_ns(); }
+  std::atomic<bool> runs{false};
+
+ private:
+  SystemClock real_;
+  const std::int64_t begun_ = real_.mono_ns();
+};
+
 class FakeWriter final : public Writer {
  public:
   enum class Mood { ready, veto, timeout, fails, throws, hangs };
@@ -81,7 +93,7 @@ class FakeWriter final : public Writer {
 using Mood = FakeWriter::Mood;
 
 struct Scene {
-  SystemClock clock;
+  SystemClock real;
   FakeFreezer freezer;
   enum class Fault { none, store, barrier, barrier_throws, take, rotate_throws, take_throws } fault = Fault::none;
   std::vector<bool> quiet;  // the answers, one by one; then false
@@ -90,7 +102,7 @@ struct Scene {
   std::vector<std::shared_ptr<FakeWriter>> writers;
   std::unique_ptr<Coordinator> coordinator;
 
-  explicit Scene(const std::vector<Mood>& moods = {}) {
+  explicit Scene(const std::vector<Mood>& moods = {}, const Clock* clock = nullptr) {
     CutActions a;
     a.prepare_store = [this](const CutRequest&) -> Status {
       if (fault == Fault::store) return fail(Exit::usage, "bad name");
@@ -120,7 +132,7 @@ struct Scene {
       return {};
     };
     a.cancel = [this](const std::string&) { ++cancelled; };
-    coordinator = std::make_unique<Coordinator>(freezer, a, clock);
+    coordinator = std::make_unique<Coordinator>(freezer, a, clock != nullptr ? *clock : real);
     std::vector<std::shared_ptr<Writer>> all;
     for (Mood m : moods) {
       writers.push_back(std::make_shared<FakeWriter>("w" + std::to_string(writers.size()), m));
@@ -195,12 +207,18 @@ TEST(Coordinator, CrashConsistentGoesOnWithoutThem) {
 }
 
 TEST(Coordinator, AWriterThatHangsIsAbandonedAndReleasedWhenItComesBack) {
-  Scene s({Mood::ready, Mood::hangs});
+  HeldClock clock;   // however long it takes until it hangs
+  Scene s({Mood::ready, Mood::hangs}, &clock);
+  std::jthread time([&] {
+    for (int i = 0; i < 30'000 && s.writers[1]->prepares == 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    clock.runs = true;
+  });
   auto r = s.cut(false, 0.02);
   ASSERT_FALSE(r);
   EXPECT_EQ(r.error().exit, Exit::veto);
   EXPECT_EQ(s.writers[0]->releases, 1);
   EXPECT_EQ(s.writers[1]->releases, 0);
+  time.join();
   auto again = s.cut(false, 5);
   ASSERT_FALSE(again);
   EXPECT_NE(again.error().line().find("still busy"), std::string::npos);
