@@ -7,6 +7,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -51,7 +52,7 @@ class Oracle : public ::testing::Test {
   std::string live() { return scratch_.path() + "/live"; }
   std::string copy() { return scratch_.path() + "/copy"; }
   void write(std::uint64_t count, std::uint64_t seed) {
-    auto n = oracle_write({.dir = live(), .seed = seed, .processes = 4, .seconds = 60, .count = count});
+    auto n = oracle_write({.dir = live(), .seed = seed, .processes = 4, .seconds = 3600, .count = count});
     ASSERT_TRUE(n) << n.error().line();
     ASSERT_EQ(*n, count);
   }
@@ -76,7 +77,9 @@ class Oracle : public ::testing::Test {
   class Background {
    public:
     explicit Background(const std::string& dir) : pid_(fork()) {
-      if (pid_ == 0) _exit(oracle_write({.dir = dir, .seed = 5, .processes = 4, .seconds = 60}) ? 0 : 1);
+      if (pid_ != 0) return;
+      prctl(PR_SET_PDEATHSIG, SIGKILL);
+      _exit(oracle_write({.dir = dir, .seed = 5, .processes = 4, .seconds = 3600}) ? 0 : 1);
     }
     ~Background() {
       auto below = children_of(pid_);
