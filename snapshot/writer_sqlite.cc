@@ -141,18 +141,20 @@ class SqliteWriter final : public Writer {
     // transaction at once may outrun for ever: so it is asked again every millisecond.
     const std::string end = "end-" + Uuid::random().text();
     std::string todo = ".timeout 1\nPRAGMA wal_checkpoint(PASSIVE);\n";
+    const char* late = "sqlite3 did not answer in time";
     for (;;) {
       child->send(todo + "BEGIN IMMEDIATE;\nSELECT '" + end + "';\n", deadline);
       for (std::string line; line != end;) {
         const Child::Got got = child->line(&line, deadline);
-        if (got == Child::Got::late) return bad(Answer::timeout, "sqlite3 did not answer in time");
+        if (got == Child::Got::late) return bad(Answer::timeout, late);
         if (got == Child::Got::end) return bad(Answer::failed, said_or(child->first_error(), "sqlite3 ended"));
       }
       // Every message about this attempt was written before the line that ends it.
       const std::string why = child->first_error();
       if (why.empty()) break;
       if (why.find("locked") == std::string::npos) return bad(Answer::failed, why);
-      if (clock_.mono_ns() >= deadline - kMargin) return bad(Answer::timeout, "a transaction did not end in time");
+      late = "a transaction did not end in time";   // whatever becomes of the attempts that follow
+      if (clock_.mono_ns() >= deadline - kMargin) return bad(Answer::timeout, late);
       child->forget_errors();
       todo.clear();
     }
