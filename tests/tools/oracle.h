@@ -24,7 +24,7 @@ struct OracleRun {
 };
 
 // Forks the writers, waits for them, returns the number of the last mutation. Fails when any system call of a writer failed; none
-// of them is left then.
+// of them is left then. SIGTERM ends it in this way, too; when it is killed they are, but may be about for a moment longer.
 Result<std::uint64_t> oracle_write(const OracleRun& run);
 
 struct OracleVerdict {

@@ -133,6 +133,14 @@ Status prepare(const OracleRun& run, int tree) {
   return replace_file(tree, "oracle", std::to_string(run.seed) + " " + std::to_string(run.processes) + "\n");
 }
 
+// SIGTERM ends the writers, and this process once they have ended: a call that one of them is in goes on for a while after it was killed, and
+// whoever removes the tree then would meet it.
+std::array<pid_t, 128> all_of_them;
+volatile sig_atomic_t so_many = 0;
+void end_them(int) {
+  for (sig_atomic_t i = 0; i < so_many; ++i) kill(all_of_them[static_cast<std::size_t>(i)], SIGKILL);
+}
+
 }  // namespace
 
 Result<std::uint64_t> oracle_write(const OracleRun& run) {
@@ -153,18 +161,32 @@ Result<std::uint64_t> oracle_write(const OracleRun& run) {
   auto end = Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(run.seconds));
   std::fflush(nullptr);
   std::vector<pid_t> writers, chatters;
+  sigset_t term, before;
+  sigemptyset(&term);
+  sigaddset(&term, SIGTERM);
+  sigprocmask(SIG_BLOCK, &term, &before);  // until all are known
+  const pid_t root = getpid();
   auto start = [&](std::vector<pid_t>& into, auto work) {
     pid_t pid = fork();
     if (pid == 0) {
       prctl(PR_SET_PDEATHSIG, SIGKILL);
+      if (getppid() != root) _exit(1);
+      sigprocmask(SIG_SETMASK, &before, nullptr);
       _exit(work());
     }
     into.push_back(pid);
+    all_of_them[writers.size() + chatters.size() - 1] = pid;
   };
   for (unsigned p = 0; p < run.processes; ++p) {
     start(writers, [&] { return write_numbered(run, tree.get(), p, ring, progress.get(), end); });
     start(chatters, [&] { return write_chatter(tree.get(), p); });
   }
+  so_many = static_cast<sig_atomic_t>(writers.size() + chatters.size());
+  struct sigaction end_all = {}, old = {};
+  end_all.sa_handler = end_them;
+  end_all.sa_flags = SA_RESTART;
+  sigaction(SIGTERM, &end_all, &old);
+  sigprocmask(SIG_SETMASK, &before, nullptr);
   pass_on_token(ring, OraclePlan(run.seed, run.processes).next().process, 1);
   bool whole = true;
   for (pid_t pid : writers) {
@@ -176,6 +198,7 @@ Result<std::uint64_t> oracle_write(const OracleRun& run) {
     kill(pid, SIGKILL);
     whole &= waitpid(pid, &status, 0) == pid && WIFSIGNALED(status);
   }
+  sigaction(SIGTERM, &old, nullptr);
   if (!whole) return fail(Exit::temporary, "a writer failed", printable(run.dir));
   char record[kOracleRecord] = {};
   std::size_t got = 0;

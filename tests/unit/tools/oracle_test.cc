@@ -178,6 +178,25 @@ TEST_F(Oracle, a_failing_writer_ends_the_run_with_an_error) {
   EXPECT_FALSE(oracle_check(scratch_.path()));
 }
 
+TEST_F(Oracle, whoever_ends_it_by_sigterm_finds_no_writer_left) {
+  // Whom it leaves behind becomes a child of this process.
+  ASSERT_EQ(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
+  for (std::size_t begun : {1u, 8u}) {   // while they are made, and after
+    ASSERT_EQ(run_quietly({"rm", "-rf", live()}), 0);
+    ASSERT_EQ(mkdir(live().c_str(), 0755), 0);
+    const pid_t pid = fork();
+    if (pid == 0) _exit(oracle_write({.dir = live(), .processes = 4, .seconds = 600}) ? 0 : 1);
+    while (children_of(pid).size() < begun && waitpid(pid, nullptr, WNOHANG) == 0) usleep(100);
+    ASSERT_EQ(kill(pid, SIGTERM), 0);
+    int status = 0;
+    ASSERT_EQ(waitpid(pid, &status, 0), pid);
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 1) << status;
+    EXPECT_EQ(waitpid(-1, nullptr, WNOHANG), -1);
+    EXPECT_EQ(errno, ECHILD);
+  }
+  prctl(PR_SET_CHILD_SUBREAPER, 0);
+}
+
 TEST(OraclePlan, is_a_function_of_seed_and_number) {
   OraclePlan a(3, 4), b(3, 4), c(4, 4);
   for (int i = 0; i < 2000; ++i) {
