@@ -17,12 +17,18 @@ daemon() { # starts one at port $port with these arguments
 }
 cat >"$scratch/hook" <<HOOK
 #!/bin/sh
-echo "\$SOMFS_VOLUME \$SOMFS_BEFORE \$SOMFS_STATE \$SOMFS_SILENT_S" >>"$said"
 env | grep ^SOMFS_ | sort >"$said.env"
+echo "\$SOMFS_VOLUME \$SOMFS_BEFORE \$SOMFS_STATE \$SOMFS_SILENT_S" >>"$said"
 HOOK
 chmod 755 "$scratch/hook"
 : >"$said"
-hooked() { [ "$(cut -d' ' -f1-3 "$said" | tail -1)" = "data $1" ]; }
+heard=0   # so many lines of what was said have been waited for
+hooked() { # hooked "BEFORE AFTER": is said after what was waited for last, perhaps with more behind it
+    local at
+    at=$(tail -n "+$((heard + 1))" "$said" | cut -d' ' -f1-3 | grep -nx -m 1 "data $1" | cut -d: -f1)
+    [ -n "$at" ] && heard=$((heard + at))
+}
+silence() { sed -n "${heard}p" "$said" | cut -d' ' -f4; }
 state() { somfs-ctl status --store "$store" --json | field sources.0.state; }
 is() { [ "$(state)" = "$1" ]; }
 
@@ -70,7 +76,7 @@ kill -STOP "$source"
 until_true hooked "ALIVE SUSPECT"
 check "the mirror is as it was" test "$(cat "$store/data/tree/file")" = one
 until_true hooked "SUSPECT LOST"
-[ "$(tail -1 "$said" | cut -d' ' -f4)" -ge 9 ] || same "how long" "$(tail -1 "$said")" "9 or more"
+[ "$(silence)" -ge 9 ] || same "how long" "$(silence)" "9 or more"
 kill -CONT "$source"
 until_true hooked "LOST ALIVE"
 check "it goes on" somfs-ctl sync "$d"
@@ -95,17 +101,16 @@ echo "- a source that is killed, and a daemon that is started anew meanwhile"
 check "mounts" somfs "$d"
 until_true hooked "UNMOUNTED ALIVE"
 check "syncs" somfs-ctl sync "$d"
+until_true is ALIVE   # that is kept
 source=$(mount_pid "$d")
-kill -KILL "$source"
-sleep 3
-kill -KILL "$mirrord"; wait "$mirrord" 2>/dev/null
+kill -KILL "$source" "$mirrord"; wait "$mirrord" 2>/dev/null
 check "what it knew can still be seen" somfs-ctl status --store "$store" --json
 same "as such" "$(field running <"$scratch/out") $(field sources.0.state <"$scratch/out")" "false ALIVE"
-sleep 3
+sleep 7   # longer than it takes to be SUSPECT
+since=$SECONDS
 daemon --hook "$scratch/hook"
-sleep 2
-same "the silence counts from its start" "$(state)" ALIVE
 until_true hooked "ALIVE SUSPECT"
+[ "$(silence)" -le $((SECONDS - since + 1)) ] || same "the silence counts from its start" "$(silence)" "$((SECONDS - since)) or less"
 until_true hooked "SUSPECT LOST"
 lines=$(wc -l <"$said")
 kill -TERM "$mirrord"; wait "$mirrord"
