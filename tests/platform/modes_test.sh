@@ -93,7 +93,7 @@ for _ in $(seq 5); do kill_round async; done
 [ "$lost" -gt 0 ] || same "some are lost, or what follows shows nothing" "$lost of $answered" some
 
 echo "- sync: nothing is"
-check "replicates" somfs-ctl replicate "$d" "$m" --mode sync
+check "replicates" somfs-ctl replicate "$d" "$m" --mode sync --sync-timeout 60   # a slow machine's mirror is late after two seconds
 answered=0 lost=0
 for _ in $(seq "$rounds"); do kill_round sync; done
 same "answers that were not kept, of $answered" "$lost" 0
@@ -106,8 +106,10 @@ python3 - "$d/db" "$scratch/stop" 2>"$scratch/sqlite.err" <<'PY' &
 import os, sqlite3, sys
 db = sqlite3.connect(sys.argv[1], timeout=30)
 db.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, x)")
-while not os.path.exists(sys.argv[2]):
+rows = 0
+while rows < 6 or not os.path.exists(sys.argv[2]):
     with db: db.execute("INSERT INTO t(x) VALUES(hex(randomblob(50)))")
+    rows += 1
 PY
 sqlite=$!
 started="$started $sqlite"
@@ -131,7 +133,7 @@ started="$started $mirrord"
 for _ in $(seq 100); do port=$(sed -n 's/^listening on port //p' "$scratch/daemon.out"); [ -n "$port" ] && break; sleep 0.05; done
 to=somfs://127.0.0.1:$port/data
 check "pairs" somfs-ctl pair "$to" "$(somfs-mirrord --store "$store" --invite data --rights push,migrate,confirm)"
-check "replicates" somfs-ctl replicate "$d" "$to" --mode sync --sync-timeout 1.5
+check "replicates" somfs-ctl replicate "$d" "$to" --mode sync --sync-timeout 8
 check "syncs" somfs-ctl sync "$d"
 becomes True answers.wait
 # The daemon serves by children of its own.
@@ -148,7 +150,7 @@ for i in range(5):
     begun = time.monotonic(); os.fsync(fd); print(time.monotonic() - begun)
 PY
 # It waited, no longer than it may (with room for a slow machine), and the others did not at all.
-same "times $(tr '\n' ' ' <"$scratch/times")" "$(awk 'NR == 1 && ($1 < 1.4 || $1 > 6) || NR > 1 && $1 > 1.4 {bad = 1} END {print bad + 0, NR}' "$scratch/times")" "0 5"
+same "times $(tr '\n' ' ' <"$scratch/times")" "$(awk 'NR == 1 && ($1 < 7.9 || $1 > 40) || NR > 1 && $1 > 7.9 {bad = 1} END {print bad + 0, NR}' "$scratch/times")" "0 5"
 same "state" "$(of state)" DEGRADED
 of reason | grep -q waited || same "reason" "$(of reason)" "an answer waited"
 kill -CONT $family
