@@ -56,7 +56,7 @@ for how in "--mode serial" "--mode fine --no-journal" "--mode threaded --codec z
     rm -rf "$scratch/v" "$scratch/m"
     mkdir "$scratch/v" "$scratch/m"
     # shellcheck disable=SC2086
-    check "measure $how" somfs-bench-pipeline "$scratch/v" "$scratch/m" --check --file 4M --bytes 12M --seconds 20 $how
+    check "measure $how" somfs-bench-pipeline "$scratch/v" "$scratch/m" --check --file 4M --bytes 12M --seconds 0 $how
     same "$how: equal" "$(field equal <"$scratch/out")" true
     same "$how: all of it" "$(field bytes <"$scratch/out")" 12582912
 done

@@ -97,7 +97,8 @@ check "says so" somfs-ctl status --store "$a"
 check "says so" grep -q "to $onward *DEGRADED" "$scratch/out"
 check "pairs with the second" somfs-ctl pair "$onward" "$(somfs-mirrord --store "$b" --invite data --rights push,migrate,confirm)"
 settle "joined up"
-same "the second's source" "$(somfs-ctl status --store "$b" --json | field sources.0.state)" ALIVE
+alive() { [ "$(somfs-ctl status --store "$b" --json | field sources.0.state)" = ALIVE ]; }   # it writes down what it knows in its own time
+until_true alive
 
 # B alone, as a kill of its daemon at this moment would leave it.
 last=0

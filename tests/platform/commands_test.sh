@@ -82,8 +82,9 @@ kill "$in_it"; wait "$in_it" 2>/dev/null
 same "and again" "$(warning | grep -o 'pid [0-9]*')" "pid $holds"
 check "stops" somfs-ctl umount "$s"
 kill "$holds"; wait "$holds" 2>/dev/null
-for _ in 1 2 3 4 5 6 7; do (cd "$s" && exec sleep 300) & started="$started $!"; done
-sleep 0.5
+many=
+for _ in 1 2 3 4 5 6 7; do (cd "$s" && exec sleep 300) & started="$started $!" many="$many /proc/$!/comm"; done
+for _ in $(seq 600); do [ "$(cat $many | grep -c sleep)" = 7 ] && break; sleep 0.1; done
 check "many" somfs "$s"
 same "the first of many" "$(grep -c "^somfs: warning: sleep" "$scratch/err") $(tail -1 "$scratch/err")" "5 somfs: warning: and 2 more processes in $s like these"
 check "stops" somfs-ctl umount "$s"

@@ -12,7 +12,7 @@ cat >"$scratch/vol.conf" <<CONF
 [[writer]]
 type = "sqlite"
 files = ["bank.db"]
-timeout = "10s"
+timeout = "60s"
 CONF
 if [ -n "$pgbin" ]; then
     cat >>"$scratch/vol.conf" <<CONF
@@ -21,7 +21,7 @@ type = "postgresql"
 socket = "$scratch/pgsock"
 user = "postgres"
 database = "postgres"
-timeout = "20s"
+timeout = "60s"
 CONF
 fi
 check "mounts" somfs "$d" -o config="$scratch/vol.conf"
@@ -40,7 +40,7 @@ if [ -n "$pgbin" ]; then
     check "initdb" as_pg initdb -D "$d/pg" -U postgres -A trust -N
     as_pg postgres -D "$d/pg" -k "$scratch/pgsock" -c listen_addresses= >"$scratch/pg.log" 2>&1 &
     started="$started $!"
-    for _ in $(seq 100); do as_pg pg_isready -q && break; sleep 0.1; done
+    for _ in $(seq 600); do as_pg pg_isready -q && break; sleep 0.1; done
     check "table" as_pg psql -U postgres -qc "CREATE TABLE account(id int PRIMARY KEY, money int); INSERT INTO account SELECT i, 1000 FROM generate_series(1,100) i"
     cat >"$scratch/transfer.sql" <<'SQL'
 \set a random(1, 100)

@@ -62,7 +62,7 @@ class Writers {
   // True once they write.
   bool start() {
     if (::write(go_.get(), "g", 1) != 1) return false;
-    for (int i = 0; i < 500; ++i) {
+    for (int i = 0; i < 5000; ++i) {
       if (::access((dir_ + "/oracle").c_str(), F_OK) == 0) return true;
       ::usleep(20000);
     }

@@ -36,7 +36,7 @@ write_on() { # a fresh history of ordered writers
     oracle write "$d/o" --seconds 60 --procs 3 --seed $((seed * 1000 + $1)) >"$scratch/oracle.log" 2>&1 &
     writer=$!
     started=$writer
-    for _ in $(seq 200); do [ -e "$d/o/oracle" ] && return; sleep 0.05; done
+    appears "$d/o/oracle"
 }
 write_off() { kill "$writer" 2>/dev/null; wait "$writer" 2>/dev/null; started=; }
 one_instant() { check "round $i, $1: the mirror is one instant" oracle check "$m/tree/o"; }

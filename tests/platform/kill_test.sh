@@ -17,7 +17,7 @@ for i in $(seq "$rounds"); do
     oracle write "$d/o" --seconds 20 --procs 3 --seed $((seed * 1000 + i)) >"$scratch/oracle.log" 2>&1 &
     writer=$!
     started=$writer
-    for _ in $(seq 200); do [ -e "$d/o/oracle" ] && break; sleep 0.05; done   # its last preparation
+    appears "$d/o/oracle"   # its last preparation
     somfs-ctl migrate "$d" "$m" --quiet --confirm-removal >/dev/null 2>"$scratch/err" &
     run=$!
     sleep "0.$((RANDOM % 1000))"

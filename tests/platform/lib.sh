@@ -72,6 +72,12 @@ v=json.loads(sys.stdin.readline())
 for k in sys.argv[1].split("."): v=v[int(k)] if isinstance(v,list) else v[k]
 print(json.dumps(v) if isinstance(v,(dict,list,bool)) or v is None else v)' "$1"; }
 mount_pid() { somfs-ctl status "$1" --json | field volumes.0.pid; }
+appears() { # appears FILE: with something in it, within two minutes; for what another process makes in its own time
+    for _ in $(seq 2400); do [ -s "$1" ] && return 0; sleep 0.05; done
+    echo "FAILED: $1 does not appear"
+    failures=$((failures + 1))
+    return 1
+}
 wait_gone() { for _ in $(seq 600); do kill -0 "$1" 2>/dev/null || return 0; sleep 0.1; done; return 1; }
 passed() {
     [ "$failures" = 0 ] || { echo "$failures checks failed"; exit 1; }

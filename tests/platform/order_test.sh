@@ -11,7 +11,7 @@ check "mounts" somfs "$d"
 oracle write "$d" --seconds $((rounds * 3 + 30)) --procs 4 --seed "${SOMFS_SEED:-11}" >"$scratch/oracle.log" 2>&1 &
 writer=$!
 started="$started $writer"
-for _ in $(seq 200); do [ -e "$d/oracle" ] && break; sleep 0.05; done
+appears "$d/oracle"
 sleep 1
 
 # The oracle can see: copies of the live tree, made file by file, exist at no instant (one lucky copy may).

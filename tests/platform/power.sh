@@ -13,7 +13,7 @@ record_start() { # record_start FS
     # The device of a mount outlives this script only until it is unmounted: the recorder ends by itself.
     recdev run --image "$scratch/base.img" --log "$scratch/log" "$scratch/device" &
     recorder=$!
-    for _ in $(seq 200); do [ -e "$scratch/device/disk" ] && break; sleep 0.02; done
+    for _ in $(seq 3000); do [ -e "$scratch/device/disk" ] && break; sleep 0.02; done
     # A commit interval of its own would make much durable that nobody asked for, and hide a missing sync.
     # xfs refuses to see an image twice, and a private mount namespace of anybody's may hold the one before a while longer.
     case "$1" in ext4 | btrfs) with=loop,commit=300 again=loop ;; *) with=loop again=loop,nouuid ;; esac
@@ -22,7 +22,7 @@ record_start() { # record_start FS
 recorded() { cat "$scratch/device/entries"; }
 record_stop() {
     umount "$disk" || failures=$((failures + 1))
-    for _ in $(seq 200); do umount "$scratch/device" 2>/dev/null && break; sleep 0.05; done
+    for _ in $(seq 1200); do umount "$scratch/device" 2>/dev/null && break; sleep 0.05; done
     wait "$recorder"
     recdev list --log "$scratch/log" >"$scratch/entries"
     entries=$(wc -l <"$scratch/entries")

@@ -48,8 +48,7 @@ begin_history() {
     setsid oracle write "$d/o$history" --seconds 36000 --procs 3 --seed $((seed + history)) --progress "$scratch/progress$history" >"$scratch/oracle.log" 2>&1 7>&- &
     writer=$!
     started="$started $writer"
-    for _ in $(seq 400); do [ -s "$scratch/progress$history" ] && return; sleep 0.02; done
-    echo "FAILED: the writers do not begin"; cat "$scratch/oracle.log"; exit 1
+    appears "$scratch/progress$history" || { cat "$scratch/oracle.log"; exit 1; }
 }
 end_history() {
     kill -9 -- "-$writer" 2>/dev/null

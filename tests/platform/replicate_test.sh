@@ -209,7 +209,7 @@ write() {
     oracle write "$d/o" --seconds $((rounds * 10 + 60)) --procs 3 --seed $((seed + $1)) >"$scratch/oracle.log" 2>&1 &
     writer=$!
     started="$started $writer"
-    for _ in $(seq 200); do [ -e "$d/o/oracle" ] && break; sleep 0.05; done
+    appears "$d/o/oracle"
     last=0
 }
 write 0
