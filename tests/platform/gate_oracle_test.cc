@@ -27,7 +27,7 @@ class Unhurried final : public PreImages {
   void before_name(const ObjectId& parent, int parent_fd, std::string_view name, const ObjectId& child, const Handle* child_handle,
                    int child_fd, bool last) noexcept override {
     store_.before_name(parent, parent_fd, name, child, child_handle, child_fd, last);
-    ::usleep(500);
+    ::usleep(3000);
   }
   bool make_room() noexcept override { return store_.make_room(); }
   std::uint32_t own_links(const ObjectId& object) const noexcept override { return store_.own_links(object); }
@@ -52,7 +52,7 @@ class Writers {
     tools::OracleRun run;
     run.dir = dir_;
     run.seed = seed;
-    run.seconds = 120;
+    run.seconds = 3600;
     auto done = tools::oracle_write(run);
     if (!done) std::fprintf(stderr, "%s\n", done.error().line().c_str());
     ::_exit(done ? 0 : 1);
@@ -178,7 +178,7 @@ void cut(bool closed, int most, int seconds, Cuts& cuts) {
 TEST(GateOracle, CatchesAGateThatIsNotClosed) {
   SOMFS_NEEDS_MOUNTS();
   Cuts cuts;
-  cut(false, 200, 40, cuts);
+  cut(false, 1000, 1000, cuts);   // about one of twenty is caught, and on a busy machine a cut takes seconds
   EXPECT_EQ(cuts.violations, 1) << "none of " << cuts.made << " cuts without a gate was caught";
   std::printf("caught at cut %d, mutation %llu: %s\n", cuts.made, static_cast<unsigned long long>(cuts.number), cuts.first.c_str());
 }
@@ -186,7 +186,7 @@ TEST(GateOracle, CatchesAGateThatIsNotClosed) {
 TEST(GateOracle, EveryCutBehindTheGateIsOneInstant) {
   SOMFS_NEEDS_MOUNTS();
   Cuts cuts;
-  cut(true, 40, 15, cuts);
+  cut(true, 40, 60, cuts);
   EXPECT_EQ(cuts.violations, 0) << cuts.first;
   EXPECT_GE(cuts.made, 5);
   EXPECT_GT(cuts.number, 100u) << "hardly anything was written";
