@@ -79,7 +79,7 @@ TEST(Arguments, EveryMistakeIsOneClauseAndCallsNothing) {
       {{}, "A subcommand is required"},
       {{"verb"}, "TEXT is required"},
       {{"verb", "x", "--nope"}, "The following argument was not expected: --nope"},
-      {{"verb", "x", "--number", "10"}, "--number: Value 10 not in range 1 to 9"},
+      {{"verb", "x", "--number", "10"}, "--number: Value 10 not in range"},
       {{"verb", "x", "--seconds", "0"}, "--seconds: "},
       {{"verb", "x", "--list", "c"}, "--list: c not in {a,b}"},
       {{"verb", "x", "--bytes"}, "--bytes: 1 required UINT"},

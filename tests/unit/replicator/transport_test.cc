@@ -214,7 +214,11 @@ TEST(SealedStream, GoesOnAfterAHello) {
 
 // Frames that lanes work on at once are still sealed and opened each for its place, whatever their sizes, and hellos among them.
 TEST(SealedStream, ManyFramesOfManySizesPassEveryArrangementInOrder) {
-  for (Ends (*make)() : {&serial, &fine, &threaded, &hybrid, &automatic}) {
+  const struct {
+    Ends (*make)();
+    Codec codec;
+  } all[] = {{&serial, Codec::snappy}, {&fine, Codec::lz4}, {&threaded, Codec::zstd}, {&hybrid, Codec::snappy}, {&automatic, Codec::stored}};
+  for (const auto& [make, codec] : all) {
     Ends e = make();
     std::jthread feed([&] {
       std::minstd_rand random(11);
@@ -234,7 +238,7 @@ TEST(SealedStream, ManyFramesOfManySizesPassEveryArrangementInOrder) {
         ASSERT_TRUE(m->body.ends_with(std::to_string(i))) << i;
       }
     }
-    EXPECT_EQ(e.a->how_sent().codec, Codec::snappy);
+    EXPECT_EQ(e.a->how_sent().codec, codec);
     EXPECT_NE(e.a->how_sent().arrangement, PipelineMode::automatic);   // it says what it chose
     const StageSums out = e.a->stages(), in = e.b->stages();
     for (Stage stage : {Stage::compress, Stage::encrypt, Stage::send}) EXPECT_GT(out.bytes_in[static_cast<std::size_t>(stage)], 0u) << name_of(stage);
