@@ -27,7 +27,7 @@ TEST_F(RelationTest, TheNextGroupIsSentBeforeTheAnswerToTheOneBefore) {
   EXPECT_EQ(live.acked, before) << "nothing is acknowledged that the mirror has not answered";
   EXPECT_GT(relation->status().lag_s, 0);
   EXPECT_GT(relation->status().backlog_bytes, 0u);
-  wire->heard.silent = MessageType::error;
+  wire->heard.silent = Heard::kNothing;
   ASSERT_TRUE(sync());
   EXPECT_EQ(relation->status().in_flight, 0u);
   EXPECT_EQ(relation->status().backlog_bytes, 0u);
@@ -96,7 +96,7 @@ TEST_F(RelationTest, AcknowledgedIsNotYetShown) {
   auto s = sync(0.1);
   ASSERT_FALSE(s) << "the tree need not show it yet";
   EXPECT_EQ(s.error().exit, Exit::lag);
-  wire->heard.silent = MessageType::error;
+  wire->heard.silent = Heard::kNothing;
   ASSERT_TRUE(sync());
   EXPECT_EQ(relation->status().applied_lag_s, 0);
   end();
@@ -114,7 +114,7 @@ TEST_F(RelationTest, NothingIsUnderWayAfterASyncThatHadNothingToSend) {
   const std::uint64_t committed = relation->status().epoch;
   std::jthread asking([&] { EXPECT_TRUE(sync()); });
   ASSERT_TRUE(eventually([&] { return relation->status().epoch > committed; })) << "the cut that the sync asked for";
-  wire->heard.silent = MessageType::error;
+  wire->heard.silent = Heard::kNothing;
   asking.join();
   clock.later = 3600ll * 1'000'000'000;
   EXPECT_EQ(state(), "SYNCED");
@@ -137,7 +137,7 @@ TEST_F(RelationTest, ALinkThatIsCutWithGroupsOnTheirWayLosesNothing) {
       std::this_thread::sleep_for(std::chrono::milliseconds(random() % 30));
     }
     wire->cut();
-    wire->heard.silent = MessageType::error;
+    wire->heard.silent = Heard::kNothing;
     if (round % 5 == 4) {
       ASSERT_TRUE(sync());
     }

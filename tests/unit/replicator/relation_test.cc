@@ -160,7 +160,7 @@ TEST_F(RelationTest, AMirrorThatSaysNothingIsNamed) {
   wire->heard.silent = MessageType::committed;
   live.change([](World& w) { w.write("d/small", "on its way"); });
   EXPECT_TRUE(eventually([&] { return relation->status().reason.starts_with("the mirror has said nothing for "); })) << relation->status().reason;
-  wire->heard.silent = MessageType::error;
+  wire->heard.silent = Heard::kNothing;
   ASSERT_TRUE(sync());
   EXPECT_EQ(relation->status().reason, "");
   end();

@@ -159,7 +159,8 @@ class Live final : public Replicated {
 // What the mirror hears of the source's life, and what it is kept from saying and taking, until the conversation is cut.
 struct Heard {
   std::atomic<int> alive{0}, hellos{0}, commits{0};
-  std::atomic<MessageType> silent{MessageType::error};
+  static constexpr MessageType kNothing = MessageType::hello;  // which a mirror never says
+  std::atomic<MessageType> silent{kNothing};
   std::atomic<std::uint64_t> allowed{UINT64_MAX}, taken{0};   // bytes of records it takes
   std::atomic<int> closed{0};                                 // the last conversation that was cut, or ended from outside
   Mutex mutex;
@@ -233,6 +234,7 @@ class Wire final : public Connector {
       Lock l(mutex_);
       server.swap(server_);
       far_.reset();
+      heard.closed = conversations_;   // the source has ended it: nobody is kept waiting any more
     }
     if (!server.joinable()) return {};
     server.join();
