@@ -25,7 +25,8 @@ becomes() { # becomes STATE TARGET [PATTERN OF THE REASON]: within a minute
     same "$2" "$now" "$1: ${3:-}"
 }
 small src 96M
-small far 96M
+# Room for a tree as large as the source's and for all that an epoch changes in it, which is staged before anything is removed.
+small far 192M
 d=$scratch/src/vol near=$scratch/near store=$scratch/far/store
 mkdir "$d"
 for i in $(seq 20); do head -c 1000000 /dev/urandom >"$d/f$i"; done
@@ -58,7 +59,7 @@ becomes SYNCED "$target"
 check "equal" treecmp "$d" "$store/data/tree" --skip .somfs
 
 echo "- to the last block: not even a list can be written"
-head -c 120000000 /dev/zero >"$scratch/far/other" 2>/dev/null
+head -c 250000000 /dev/zero >"$scratch/far/other" 2>/dev/null
 for i in 6 7 8; do echo more >>"$d/f$i"; done; mkdir "$d/dir"
 becomes DEGRADED "$target" "@(space|room)"
 check "the application goes on" cp "$d/f1" "$d/dir/copy"
