@@ -204,7 +204,10 @@ TEST_F(Postgres, AServerKilledWhileItPreparesIsAFailure) {
   EXPECT_TRUE(eventually([&] {
     return sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'somfs' AND query LIKE '%backup%start%'") == "1";
   }));
+  // The session too: alone it may wait for a checkpoint that nobody makes any more.
+  const pid_t session = std::stoi(sql("SELECT pid FROM pg_stat_activity WHERE application_name = 'somfs'"));
   ::kill(postmaster, SIGKILL);
+  ::kill(session, SIGKILL);
   ::kill(checkpointer, SIGKILL);
   WriterReport r = answer.get();
   EXPECT_EQ(r.answer, Answer::failed);
