@@ -175,7 +175,7 @@ Result<std::uint64_t> oracle_write(const OracleRun& run) {
       _exit(work());
     }
     into.push_back(pid);
-    all_of_them[writers.size() + chatters.size() - 1] = pid;
+    all_of_them.at(writers.size() + chatters.size() - 1) = pid;
   };
   for (unsigned p = 0; p < run.processes; ++p) {
     start(writers, [&] { return write_numbered(run, tree.get(), p, ring, progress.get(), end); });
